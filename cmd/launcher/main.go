@@ -1,0 +1,160 @@
+// Command launcher is the front of the file that users download. The first
+// time it unpacks the payload behind it; every time it execs the program in
+// there, with the same arguments.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/kedge-k8s/kedge/pkg/config"
+	"github.com/kedge-k8s/kedge/pkg/payload"
+)
+
+// launcherEnv tells the program the absolute path of the kedge file, which it
+// can't see from its own path.
+const launcherEnv = "KEDGE_LAUNCHER"
+
+// self is the file this process runs from, even if it was renamed meanwhile.
+const self = "/proc/self/exe"
+
+// launches is how often to try. More than one is needed only if the payload is
+// removed while it is being started.
+const launches = 3
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "kedge:", advise(err))
+		os.Exit(1)
+	}
+}
+
+// run returns only if it fails.
+func run() error {
+	name, err := os.Readlink(self)
+	if err != nil {
+		return fmt.Errorf("find the kedge file (is /proc mounted?): %w", err)
+	}
+	name = strings.TrimSuffix(name, " (deleted)") // it is being replaced
+	file, err := payload.Open(self, name)
+	if err != nil {
+		return err
+	}
+	env := append(slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, launcherEnv+"=")
+	}), launcherEnv+"="+name)
+
+	dirs, err := dataDirs(config.DataDir(arguments(os.Args), os.Environ()))
+	if err != nil {
+		return err
+	}
+	for range launches {
+		for _, dir := range dirs {
+			err = launch(payload.Dir(dir, file.ID()), env, false)
+			if !elsewhere(err, dir == dirs[len(dirs)-1]) {
+				return err
+			}
+		}
+		root, err := unpack(file, dirs[len(dirs)-1])
+		if err != nil {
+			return err
+		}
+		if err := launch(root, env, true); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return fmt.Errorf("start the program: something removes it from %s", payload.Dir(dirs[len(dirs)-1], file.ID()))
+}
+
+// arguments are those in which Kedge's own options may stand. A command line
+// that begins with the name of a tool has the tool's options.
+func arguments(argv []string) []string {
+	if len(argv) == 0 {
+		return nil
+	}
+	switch tool := filepath.Base(argv[0]); tool {
+	case "kubectl", "ctr", "crictl":
+		return append([]string{tool}, argv[1:]...)
+	}
+	return argv[1:]
+}
+
+// dataDirs are the directories that the payload may lie in, the last being
+// where to unpack it. A user without root's rights runs what root has unpacked
+// or else has a copy in a cache.
+func dataDirs(dataDir string) ([]string, error) {
+	if os.Geteuid() == 0 {
+		return []string{dataDir}, nil
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return nil, fmt.Errorf("find a directory to unpack into: %w; run kedge as root or set XDG_CACHE_HOME", err)
+	}
+	return []string{dataDir, filepath.Join(cache, "kedge")}, nil
+}
+
+// launch replaces this process by the program of the payload at root and
+// returns only if that fails. Unless force is set, it leaves alone a payload
+// that is being removed.
+func launch(root string, env []string, force bool) error {
+	if err := payload.Hold(root); err != nil && !force {
+		return err
+	}
+	program := filepath.Join(root, payload.Program)
+	err := syscall.Exec(program, os.Args, env) //nolint:gosec // that is its job
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		if noexec := payload.CheckExec(root); noexec != nil {
+			err = noexec
+		}
+	case errors.Is(err, fs.ErrNotExist):
+		if _, statErr := os.Stat(program); statErr == nil {
+			err = errors.New("this system lacks the loader it was linked for")
+		}
+	}
+	return fmt.Errorf("run %s: %w", program, err)
+}
+
+// elsewhere tells whether, after err, to go on looking for the payload or to
+// unpack it. In the last of the directories only a payload that isn't there,
+// or is about to go, may be unpacked.
+func elsewhere(err error, last bool) bool {
+	return !last || errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.EWOULDBLOCK)
+}
+
+func unpack(file *payload.File, dir string) (string, error) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	report := newReporter(os.Stderr)
+	root, err := file.Unpack(ctx, dir, report)
+	report.end(err)
+	if ctx.Err() != nil {
+		return "", fmt.Errorf("unpack Kedge: interrupted")
+	}
+	return root, err
+}
+
+// advise adds what to do to errors that come from the place to unpack into.
+func advise(err error) error {
+	noSpace, noExec := (*payload.NoSpaceError)(nil), (*payload.NoExecError)(nil)
+	another := "--data-dir"
+	if os.Geteuid() != 0 {
+		another = "XDG_CACHE_HOME"
+	}
+	switch {
+	case errors.As(err, &noSpace):
+		return fmt.Errorf("%w; free some space or choose another directory with %s", err, another)
+	case errors.As(err, &noExec),
+		errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.ENOTDIR):
+		return fmt.Errorf("%w; choose another directory with %s", err, another)
+	}
+	return err
+}

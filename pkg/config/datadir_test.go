@@ -1,0 +1,93 @@
+package config
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestDataDir(t *testing.T) {
+	dir := tree(t, map[string]string{
+		"default.yaml":          "node-name: a\ndata-dir: /default\n",
+		"other.yaml":            "data-dir: /other\n",
+		"dropin.yaml.d/1.yaml":  "data-dir: /one\n",
+		"dropin.yaml.d/2.yaml":  "data-dir: /two\nunknown: 1\n",
+		"dropin.yaml.d/3.yaml":  "debug: true\n",
+		"malformed.yaml":        "data-dir: /x\n  y: [\n",
+		"half.yaml":             "data-dir: /x\n",
+		"half.yaml.d/1.yaml":    "{",
+		"list.yaml":             "data-dir: [/x]\n",
+		"null.yaml":             "data-dir:\n",
+		"none.yaml":             "debug: true\n",
+		"text.yaml":             "hello\n",
+		"directory.yaml/a.yaml": "",
+	})
+	at := func(name string) string { return filepath.Join(dir, name) }
+	t.Chdir(dir)
+	tests := []struct {
+		name     string
+		args     string
+		env      string
+		fallback string
+		want     string
+	}{
+		{"nothing", "server", "", "missing.yaml", DefaultDataDir},
+		{"no arguments", "", "", "missing.yaml", DefaultDataDir},
+		{"default file", "server", "", "default.yaml", "/default"},
+		{"drop-ins", "server", "", "dropin.yaml", "/two"},
+		{"no such option in the file", "server", "", "none.yaml", DefaultDataDir},
+		{"--config X", "server --config " + at("other.yaml"), "", "default.yaml", "/other"},
+		{"--config=X", "server --config=" + at("other.yaml"), "", "default.yaml", "/other"},
+		{"-c X", "server -c " + at("other.yaml"), "", "default.yaml", "/other"},
+		{"KEDGE_CONFIG", "server", "KEDGE_CONFIG=" + at("other.yaml"), "default.yaml", "/other"},
+		{"--config before KEDGE_CONFIG", "server -c default.yaml", "KEDGE_CONFIG=" + at("other.yaml"), "none.yaml", "/default"},
+		{"KEDGE_DATA_DIR", "server -c other.yaml", "KEDGE_DATA_DIR=/env", "default.yaml", "/env"},
+		{"--data-dir X", "server --data-dir /flag", "KEDGE_DATA_DIR=/env", "default.yaml", "/flag"},
+		{"--data-dir=X", "server --data-dir=/flag", "KEDGE_DATA_DIR=/env", "default.yaml", "/flag"},
+		{"-d X", "server -d /flag", "", "default.yaml", "/flag"},
+		{"-d=X", "server -d=/flag", "", "default.yaml", "/flag"},
+		{"-data-dir X", "server -data-dir /flag", "", "default.yaml", "/flag"},
+		{"the last flag", "server -d /a --data-dir /b", "", "default.yaml", "/b"},
+		{"before the command", "-d /flag server", "", "default.yaml", "/flag"},
+		{"relative", "server -d data/", "", "default.yaml", at("data")},
+		{"behind a switch", "server --debug -d /flag", "", "default.yaml", "/flag"},
+		{"a value like the flag", "server --node-name -d --log /x", "", "default.yaml", "/default"},
+		{"behind --", "server -- -d /flag", "", "default.yaml", "/default"},
+		{"without a value", "server --data-dir", "", "default.yaml", DefaultDataDir},
+		{"empty", "server --data-dir=", "", "default.yaml", DefaultDataDir},
+		{"kubectl's own flags", "kubectl exec pod -- base64 -d /flag", "", "default.yaml", "/default"},
+		{"kubectl's container", "kubectl logs pod -c other.yaml", "", "default.yaml", "/default"},
+		{"before kubectl", "-d /flag kubectl get -d /x", "", "default.yaml", "/flag"},
+		{"missing file", "server -c missing.yaml", "", "default.yaml", DefaultDataDir},
+		{"malformed file", "server", "", "malformed.yaml", DefaultDataDir},
+		{"malformed drop-in", "server", "", "half.yaml", DefaultDataDir},
+		{"list", "server", "", "list.yaml", DefaultDataDir},
+		{"no value in the file", "server", "", "null.yaml", DefaultDataDir},
+		{"not a mapping", "server", "", "text.yaml", DefaultDataDir},
+		{"a directory", "server", "", "directory.yaml", DefaultDataDir},
+		{"a malformed file that does not decide", "server -c malformed.yaml -d /flag", "", "default.yaml", "/flag"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := dataDir(strings.Fields(tt.args), []string{"PATH=/bin", tt.env}, tt.fallback); got != tt.want {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
+// TestDataDirAgrees wants the launcher and the program to find the same place.
+func TestDataDirAgrees(t *testing.T) {
+	dir := tree(t, map[string]string{
+		"config.yaml":          "data-dir: data\n",
+		"config.yaml.d/a.yaml": "debug: true\n",
+	})
+	t.Chdir(dir)
+	s, err := loadServer(nil, nil, "config.yaml", hostname)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := dataDir(nil, nil, "config.yaml"); got != s.Paths.DataDir || got != filepath.Join(dir, "data") {
+		t.Errorf("the launcher finds %s, the program %s", got, s.Paths.DataDir)
+	}
+}

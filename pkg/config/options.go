@@ -1,0 +1,338 @@
+package config
+
+import (
+	"io/fs"
+	"net/netip"
+	"strings"
+)
+
+// Kind is the kind of value an option takes.
+type Kind int
+
+// The kinds of values. A List may be given more than once.
+const (
+	String Kind = iota
+	Bool
+	Int
+	List
+)
+
+// Categories group the options in the help text.
+const (
+	categoryData       = "Data"
+	categoryLogging    = "Logging"
+	categoryListener   = "Listener"
+	categoryNetwork    = "Networking"
+	categoryKubeconfig = "Admin kubeconfig"
+	categoryComponents = "Components"
+	categoryArgs       = "Arguments for Kubernetes components"
+	categoryNode       = "Node"
+	categoryRuntime    = "Container runtime"
+)
+
+// Option declares one option: flag, key of the configuration file and
+// environment variable at once.
+type Option struct {
+	Name     string // flag without dashes, and key in the configuration file
+	Aliases  []string
+	Kind     Kind
+	Default  string // as a person writes it, a list with commas; empty: unset, or what Help says
+	Category string
+	Help     string   // one sentence, without Default; the value's placeholder in backquotes
+	Choices  []string // the only values there are; empty: any valid one
+	// Whole marks a list whose values hold commas: it is given value by value.
+	// Any other list is also split at commas.
+	Whole bool
+
+	bind binding
+}
+
+// EnvVar returns the name of the option's environment variable.
+func (o Option) EnvVar() string {
+	return "KEDGE_" + strings.ToUpper(strings.ReplaceAll(o.Name, "-", "_"))
+}
+
+// Flag returns the option's name with the dashes it has on a command line.
+func (o Option) Flag() string {
+	if len(o.Name) == 1 {
+		return "-" + o.Name
+	}
+	return "--" + o.Name
+}
+
+// split returns the values in a text that gives the option.
+func (o Option) split(text string) []string {
+	if o.Kind != List || o.Whole {
+		return []string{text}
+	}
+	var values []string
+	for v := range strings.SplitSeq(text, ",") {
+		if v = strings.TrimSpace(v); v != "" {
+			values = append(values, v)
+		}
+	}
+	return values
+}
+
+// A binding parses an option's values and stores them in the field that the
+// option is for. A role other than the server takes a part of the table, and
+// that part of the Server. A value that is refused is named with its origin.
+type binding func(*Server, []value) error
+
+// one binds an option of a single value.
+func one[T any](parse func(string) (T, error), field func(*Server) *T) binding {
+	return func(s *Server, values []value) error {
+		v, err := parse(values[0].text)
+		if err != nil {
+			return values[0].refuse(err)
+		}
+		*field(s) = v
+		return nil
+	}
+}
+
+// many binds a list. The checks are of the list as a whole; what they refuse
+// came with its last value.
+func many[T any](parse func(string) (T, error), field func(*Server) *[]T, checks ...func([]T) error) binding {
+	return func(s *Server, values []value) error {
+		var list []T
+		for _, v := range values {
+			item, err := parse(v.text)
+			if err != nil {
+				return v.refuse(err)
+			}
+			list = append(list, item)
+		}
+		for _, check := range checks {
+			if err := check(list); err != nil && len(values) > 0 {
+				return values[len(values)-1].refuse(err)
+			}
+		}
+		*field(s) = list
+		return nil
+	}
+}
+
+// labels binds the node's labels; the last value of a key counts.
+func labels(s *Server, values []value) error {
+	m := make(map[string]string, len(values))
+	for _, v := range values {
+		key, val, err := parseLabel(v.text)
+		if err != nil {
+			return v.refuse(err)
+		}
+		m[key] = val
+	}
+	s.Node.Labels = m
+	return nil
+}
+
+// ServerOptions returns the options of the server role, in the order in which
+// a person is shown them.
+func ServerOptions() []Option {
+	var all []Option
+	all = append(all, commonOptions()...)
+	all = append(all, clusterOptions()...)
+	return append(all, nodeOptions()...)
+}
+
+// commonOptions are those of every role.
+func commonOptions() []Option {
+	return []Option{
+		{
+			Name: "config", Aliases: []string{"c"}, Default: DefaultConfigFile, Category: categoryData,
+			Help: "Read options from this YAML `FILE`, and then from FILE.d/*.yaml",
+			bind: one(parseNeededPath, func(s *Server) *string { return &s.ConfigFile }),
+		},
+		{
+			Name: "data-dir", Aliases: []string{"d"}, Default: DefaultDataDir, Category: categoryData,
+			Help: "Keep all state in this `DIRECTORY`",
+			bind: one(parseNeededPath, func(s *Server) *string { return &s.Paths.DataDir }),
+		},
+		{
+			Name: "debug", Kind: Bool, Category: categoryLogging,
+			Help: "Log debug messages too",
+			bind: one(parseBool, func(s *Server) *bool { return &s.Logging.Debug }),
+		},
+		{
+			Name: "v", Kind: Int, Default: "0", Category: categoryLogging,
+			Help: "Log Kubernetes in this detail, a `LEVEL` from 0 to 10",
+			bind: one(parseVerbosity, func(s *Server) *int { return &s.Logging.Verbosity }),
+		},
+		{
+			Name: "vmodule", Category: categoryLogging,
+			Help: "Set Kubernetes' log level for single source files, as `PATTERN=LEVEL` with commas between",
+			bind: one(parseVModule, func(s *Server) *string { return &s.Logging.VModule }),
+		},
+		{
+			Name: "log", Aliases: []string{"l"}, Category: categoryLogging,
+			Help: "Log to this `FILE` (default: standard error)",
+			bind: one(parsePath, func(s *Server) *string { return &s.Logging.File }),
+		},
+	}
+}
+
+// clusterOptions are those of the control plane and the cluster as a whole.
+func clusterOptions() []Option {
+	return []Option{
+		{
+			Name: "bind-address", Default: "0.0.0.0", Category: categoryListener,
+			Help: "Serve the Kubernetes API on this IP `ADDRESS`; 0.0.0.0 is every address, IPv6 included",
+			bind: one(parseBindAddr, func(s *Server) *netip.Addr { return &s.ControlPlane.BindAddress }),
+		},
+		{
+			Name: "https-listen-port", Kind: Int, Default: "6443", Category: categoryListener,
+			Help: "Serve the Kubernetes API on this TCP `PORT`, from 1 to 65535",
+			bind: one(parsePort, func(s *Server) *uint16 { return &s.ControlPlane.Port }),
+		},
+		{
+			Name: "advertise-address", Category: categoryListener,
+			Help: "Tell pods and nodes to reach the Kubernetes API at this IP `ADDRESS` (default: the node's)",
+			bind: one(parseHostAddr, func(s *Server) *netip.Addr { return &s.ControlPlane.AdvertiseAddress }),
+		},
+		{
+			Name: "tls-san", Kind: List, Category: categoryListener,
+			Help: "Let clients also reach the Kubernetes API by this `NAME`, a host name or IP address; may be repeated",
+			bind: many(parseSAN, func(s *Server) *[]string { return &s.ControlPlane.TLSSANs }),
+		},
+		{
+			Name: "cluster-cidr", Kind: List, Default: "10.42.0.0/16", Category: categoryNetwork,
+			Help: "Give pods addresses from this `CIDR` range; one IPv4 and one IPv6 range make a dual-stack cluster",
+			bind: many(parseRange, func(s *Server) *[]netip.Prefix { return &s.Network.ClusterCIDRs }, oneRangePerFamily),
+		},
+		{
+			Name: "service-cidr", Kind: List, Default: "10.43.0.0/16", Category: categoryNetwork,
+			Help: "Give Services addresses from this `CIDR` range; of the same IP families as cluster-cidr",
+			bind: many(parseServiceRange, func(s *Server) *[]netip.Prefix { return &s.Network.ServiceCIDRs }, oneRangePerFamily),
+		},
+		{
+			Name: "service-node-port-range", Default: "30000-32767", Category: categoryNetwork,
+			Help: "Give Services of type NodePort their ports from this `RANGE`, as FIRST-LAST",
+			bind: one(parseNodePorts, func(s *Server) *NodePortRange { return &s.Network.NodePorts }),
+		},
+		{
+			Name: "cluster-dns", Kind: List, Category: categoryNetwork,
+			Help: "Give the cluster's DNS service this IP `ADDRESS` inside service-cidr (default: the 10th of each range)",
+			bind: many(parseAddr, func(s *Server) *[]netip.Addr { return &s.Network.ClusterDNS }, oneAddrPerFamily),
+		},
+		{
+			Name: "cluster-domain", Default: "cluster.local", Category: categoryNetwork,
+			Help: "Put the names of Services under this DNS `DOMAIN`",
+			bind: one(parseDomain, func(s *Server) *string { return &s.Network.ClusterDomain }),
+		},
+		{
+			Name: "write-kubeconfig", Aliases: []string{"o"}, Default: DefaultKubeconfig, Category: categoryKubeconfig,
+			Help: "Write the administrator's kubeconfig to this `FILE`",
+			bind: one(parseNeededPath, func(s *Server) *string { return &s.Kubeconfig.Path }),
+		},
+		{
+			Name: "write-kubeconfig-mode", Default: "0600", Category: categoryKubeconfig,
+			Help: "Write the kubeconfig with this octal `MODE`; others than owner and group may at most read it",
+			bind: one(parseMode, func(s *Server) *fs.FileMode { return &s.Kubeconfig.Mode }),
+		},
+		{
+			Name: "write-kubeconfig-group", Category: categoryKubeconfig,
+			Help: "Write the kubeconfig with this owning `GROUP`, a name or number; write-kubeconfig-mode 0640 lets it read (default: root's)",
+			bind: one(parseText, func(s *Server) *string { return &s.Kubeconfig.Group }),
+		},
+		{
+			Name: "disable", Kind: List, Choices: addOnNames(), Category: categoryComponents,
+			Help: "Do not deploy this packaged `ADD-ON`, and delete it where it was deployed (one of: " + strings.Join(addOnNames(), ", ") + "); may be repeated",
+			bind: many(choice("add-on", addOnNames()), func(s *Server) *[]string { return &s.AddOns.Disabled }),
+		},
+		{
+			Name: "disable-scheduler", Kind: Bool, Category: categoryComponents,
+			Help: "Do not run kube-scheduler",
+			bind: one(parseBool, func(s *Server) *bool { return &s.ControlPlane.DisableScheduler }),
+		},
+		{
+			Name: "disable-kube-proxy", Kind: Bool, Category: categoryComponents,
+			Help: "Do not run kube-proxy; something else must then serve the addresses of Services",
+			bind: one(parseBool, func(s *Server) *bool { return &s.Network.DisableKubeProxy }),
+		},
+		{
+			Name: "disable-cloud-controller", Kind: Bool, Category: categoryComponents,
+			Help: "Do not run Kedge's cloud provider; another one must then initialize the nodes",
+			bind: one(parseBool, func(s *Server) *bool { return &s.ControlPlane.DisableCloudController }),
+		},
+		{
+			Name: "default-local-storage-path", Category: categoryComponents,
+			Help: "Keep the volumes of storage class local-path in this `DIRECTORY` (default: storage in data-dir)",
+			bind: one(parsePath, func(s *Server) *string { return &s.AddOns.LocalStoragePath }),
+		},
+		{
+			Name: "enable-pprof", Kind: Bool, Category: categoryComponents,
+			Help: "Serve Go's profiles to administrators on the API port under /debug/pprof",
+			bind: one(parseBool, func(s *Server) *bool { return &s.ControlPlane.EnablePprof }),
+		},
+		argOption("kube-apiserver", func(s *Server) *[]Arg { return &s.ControlPlane.APIServerArgs }),
+		argOption("kube-controller-manager", func(s *Server) *[]Arg { return &s.ControlPlane.ControllerManagerArgs }),
+		argOption("kube-scheduler", func(s *Server) *[]Arg { return &s.ControlPlane.SchedulerArgs }),
+	}
+}
+
+// nodeOptions are those of every role that runs a node.
+func nodeOptions() []Option {
+	return []Option{
+		argOption("kubelet", func(s *Server) *[]Arg { return &s.Node.KubeletArgs }),
+		argOption("kube-proxy", func(s *Server) *[]Arg { return &s.Node.KubeProxyArgs }),
+		{
+			Name: "node-name", Category: categoryNode,
+			Help: "Register the node under this `NAME`, up to 63 characters (default: the host name)",
+			bind: one(parseNodeName, func(s *Server) *string { return &s.Node.Name }),
+		},
+		{
+			Name: "node-ip", Aliases: []string{"i"}, Kind: List, Category: categoryNode,
+			Help: "Register the node with this IP `ADDRESS`, at most one IPv4 and one IPv6 (default: that of the default route)",
+			bind: many(parseHostAddr, func(s *Server) *[]netip.Addr { return &s.Node.IPs }, oneAddrPerFamily),
+		},
+		{
+			Name: "node-label", Kind: List, Category: categoryNode,
+			Help: "Register the node with this label, as `KEY=VALUE`; may be repeated",
+			bind: labels,
+		},
+		{
+			Name: "node-taint", Kind: List, Category: categoryNode,
+			Help: "Register the node with this taint, as `KEY=VALUE:EFFECT` with effect NoSchedule, PreferNoSchedule or NoExecute; may be repeated",
+			bind: many(parseTaint, func(s *Server) *[]Taint { return &s.Node.Taints }, distinctTaints),
+		},
+		{
+			Name: "resolv-conf", Category: categoryNode,
+			Help: "Take the DNS servers of pods from this resolv.conf `FILE` (default: the host's, or the real one behind a local resolver)",
+			bind: one(parsePath, func(s *Server) *string { return &s.Node.ResolvConf }),
+		},
+		{
+			Name: "protect-kernel-defaults", Kind: Bool, Category: categoryNode,
+			Help: "Refuse to start on kernel settings other than the kubelet wants, instead of changing them",
+			bind: one(parseBool, func(s *Server) *bool { return &s.Node.ProtectKernelDefaults }),
+		},
+		{
+			Name: "container-runtime-endpoint", Category: categoryRuntime,
+			Help: "Use the container runtime that listens on this `SOCKET`, a path, instead of Kedge's containerd",
+			bind: one(parseEndpoint, func(s *Server) *string { return &s.Node.RuntimeEndpoint }),
+		},
+		{
+			Name: "snapshotter", Default: "overlayfs", Choices: snapshotters(), Category: categoryRuntime,
+			Help: "Let containerd keep images with this `SNAPSHOTTER`, overlayfs or native",
+			bind: one(choice("snapshotter", snapshotters()), func(s *Server) *string { return &s.Node.Snapshotter }),
+		},
+		{
+			Name: "pause-image", Category: categoryRuntime,
+			Help: "Hold the namespaces of pods with this `IMAGE` (default: Kedge's own)",
+			bind: one(parseImage, func(s *Server) *string { return &s.Node.PauseImage }),
+		},
+	}
+}
+
+func argOption(component string, field func(*Server) *[]Arg) Option {
+	return Option{
+		Name: component + "-arg", Kind: List, Whole: true, Category: categoryArgs,
+		Help: "Pass this argument to " + component + ", as `KEY=VALUE`; may be repeated",
+		bind: many(parseArg, field),
+	}
+}
+
+// addOnNames are the packaged add-ons that can be disabled.
+func addOnNames() []string { return []string{"coredns"} }
+
+func snapshotters() []string { return []string{"overlayfs", "native"} }

@@ -1,0 +1,49 @@
+package config
+
+import "path/filepath"
+
+const (
+	// RuntimeDir holds sockets and state that a reboot may clear.
+	RuntimeDir = "/run/kedge"
+	// KubeletDir is the kubelet's root directory. It stays where every
+	// kubelet has it, because storage drivers mount it by that path.
+	KubeletDir = "/var/lib/kubelet"
+)
+
+// Paths is the layout of the data directory.
+type Paths struct {
+	DataDir string // absolute
+}
+
+// Payload holds the unpacked programs, one directory for each version.
+func (p Paths) Payload() string { return filepath.Join(p.DataDir, "data") }
+
+// Storage holds the volumes of class local-path unless configured otherwise.
+func (p Paths) Storage() string { return filepath.Join(p.DataDir, "storage") }
+
+// Server is the directory of what only a control plane keeps.
+func (p Paths) Server() string { return filepath.Join(p.DataDir, "server") }
+
+// DB is the directory of the embedded datastore.
+func (p Paths) DB() string { return filepath.Join(p.Server(), "db") }
+
+// TLS is the directory of the cluster's CAs and the server's certificates.
+func (p Paths) TLS() string { return filepath.Join(p.Server(), "tls") }
+
+// Token is the file of the token with which servers join.
+func (p Paths) Token() string { return filepath.Join(p.Server(), "token") }
+
+// Manifests is the directory whose YAML files are applied to the cluster.
+func (p Paths) Manifests() string { return filepath.Join(p.Server(), "manifests") }
+
+// Agent is the directory of what every node keeps.
+func (p Paths) Agent() string { return filepath.Join(p.DataDir, "agent") }
+
+// AgentEtc is the directory of the configuration written for the node's components.
+func (p Paths) AgentEtc() string { return filepath.Join(p.Agent(), "etc") }
+
+// Images is the directory whose image archives are imported at start.
+func (p Paths) Images() string { return filepath.Join(p.Agent(), "images") }
+
+// Containerd is containerd's root directory: images, snapshots, containers.
+func (p Paths) Containerd() string { return filepath.Join(p.Agent(), "containerd") }

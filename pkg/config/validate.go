@@ -1,0 +1,247 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// derive fills in the values whose defaults follow from others or the host.
+func (l *loader) derive(hostname func() (string, error)) error {
+	s := l.server
+	if s.Node.Name == "" {
+		host, err := hostname()
+		if err != nil {
+			return fmt.Errorf("node-name: read the host name: %w; set --node-name", err)
+		}
+		if s.Node.Name, err = parseNodeName(host); err != nil {
+			return fmt.Errorf("node-name: the host name does not fit: %w; set --node-name or rename the host", err)
+		}
+	}
+	s.AddOns.LocalStoragePath = cmp.Or(s.AddOns.LocalStoragePath, s.Paths.Storage())
+	if len(s.Network.ClusterDNS) == 0 {
+		for _, r := range s.Network.ServiceCIDRs {
+			s.Network.ClusterDNS = append(s.Network.ClusterDNS, nth(r, 10))
+		}
+	}
+	return nil
+}
+
+// nth returns the address that is n behind the first of a range.
+func nth(r netip.Prefix, n int) netip.Addr {
+	a := r.Addr()
+	for range n {
+		a = a.Next()
+	}
+	return a
+}
+
+// validate refuses values that cannot go together.
+func (l *loader) validate() error {
+	for _, check := range []func() error{
+		l.checkRanges, l.checkPodRanges, l.checkDNS, l.checkHostAddrs, l.checkPrimaryFamily, l.checkIneffective,
+	} {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// party is one of two values that cannot go together.
+type party struct {
+	option string
+	value
+	rank int
+}
+
+// item returns a value of an option.
+func (l *loader) item(option string, i int) party {
+	s := l.settings[option]
+	return party{option, s.values[i], s.rank}
+}
+
+// all returns all values of an option as one.
+func (l *loader) all(option string) party {
+	s := l.settings[option]
+	texts := make([]string, len(s.values))
+	for i, v := range s.values {
+		texts[i] = v.text
+	}
+	return party{option, value{strings.Join(texts, ","), s.origin}, s.rank}
+}
+
+// against returns the error that p's value does something, as the verb says, to
+// the value of q.
+func (p party) against(q party, verb, advice string) error {
+	return p.refuse(fmt.Errorf("%s %s %s %s (%s); %s", p.text, verb, q.option, q.text, q.where, advice))
+}
+
+// conflict is against for a verb that works both ways: of the two, the value
+// that was given last is to blame.
+func conflict(p, q party, verb, advice string) error {
+	if q.rank > p.rank {
+		p, q = q, p
+	}
+	return p.against(q, verb, advice)
+}
+
+// checkRanges wants ranges for pods and Services, of the same IP families, and
+// apart from each other.
+func (l *loader) checkRanges() error {
+	n := l.server.Network
+	for _, option := range []string{"cluster-cidr", "service-cidr"} {
+		if len(l.settings[option].values) == 0 {
+			return l.all(option).refuse(errors.New("is empty; give a CIDR range"))
+		}
+	}
+	if hasFamily(n.ClusterCIDRs, true) != hasFamily(n.ServiceCIDRs, true) ||
+		hasFamily(n.ClusterCIDRs, false) != hasFamily(n.ServiceCIDRs, false) {
+		return conflict(l.all("service-cidr"), l.all("cluster-cidr"), "is not of the same IP families as",
+			"give both of them an IPv4 range, an IPv6 range, or one of each")
+	}
+	for i, pods := range n.ClusterCIDRs {
+		for j, services := range n.ServiceCIDRs {
+			if pods.Overlaps(services) {
+				return conflict(l.item("service-cidr", j), l.item("cluster-cidr", i), "overlaps",
+					"give pods and Services ranges that have no address in common")
+			}
+		}
+	}
+	return nil
+}
+
+func hasFamily(ranges []netip.Prefix, ipv4 bool) bool {
+	return slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Addr().Is4() == ipv4 })
+}
+
+// checkPodRanges wants pod ranges that Kubernetes can divide into the ranges of
+// nodes. With node ranges of a size of the user's own this is up to
+// kube-controller-manager.
+func (l *loader) checkPodRanges() error {
+	if slices.ContainsFunc(l.server.ControlPlane.ControllerManagerArgs, func(a Arg) bool {
+		return strings.HasPrefix(a.Name, "node-cidr-mask-size")
+	}) {
+		return nil
+	}
+	for i, r := range l.server.Network.ClusterCIDRs {
+		node, largest := 24, 1
+		if r.Addr().Is6() {
+			node, largest = 64, 48 // kube-controller-manager handles 16 bits of nodes
+		}
+		if r.Bits() < largest || r.Bits() > node {
+			return l.item("cluster-cidr", i).refuse(fmt.Errorf(
+				"%s cannot be divided into a /%d for each node; give a range from /%d to /%d", r, node, largest, node))
+		}
+	}
+	return nil
+}
+
+// checkDNS wants the DNS addresses to be ones that a Service can have.
+func (l *loader) checkDNS() error {
+	n := l.server.Network
+	if !l.isGiven("cluster-dns") {
+		return nil
+	}
+	for i, a := range n.ClusterDNS {
+		dns, services := l.item("cluster-dns", i), l.all("service-cidr")
+		r := slices.IndexFunc(n.ServiceCIDRs, func(r netip.Prefix) bool { return r.Contains(a) })
+		if r < 0 {
+			return dns.against(services, "is outside", "give an address inside it")
+		}
+		const advice = "give another address inside it"
+		switch services := n.ServiceCIDRs[r]; {
+		case a == nth(services, 0), a.Is4() && !services.Contains(a.Next()):
+			return dns.against(l.item("service-cidr", r), "is no usable address of", advice)
+		case r == 0 && a == nth(services, 1):
+			return dns.against(l.item("service-cidr", r), "belongs to the Kubernetes API in", advice)
+		}
+	}
+	return nil
+}
+
+// checkHostAddrs keeps the host's addresses out of the cluster's own ranges,
+// where they could not be reached.
+func (l *loader) checkHostAddrs() error {
+	s := l.server
+	for _, host := range []struct {
+		option string
+		addrs  []netip.Addr
+	}{
+		{"bind-address", []netip.Addr{s.ControlPlane.BindAddress}},
+		{"advertise-address", []netip.Addr{s.ControlPlane.AdvertiseAddress}},
+		{"node-ip", s.Node.IPs},
+	} {
+		for _, cluster := range []struct {
+			option string
+			ranges []netip.Prefix
+		}{
+			{"cluster-cidr", s.Network.ClusterCIDRs},
+			{"service-cidr", s.Network.ServiceCIDRs},
+		} {
+			for i, a := range host.addrs {
+				for j, r := range cluster.ranges {
+					if r.Contains(a) {
+						return l.item(host.option, i).against(l.item(cluster.option, j), "is inside",
+							"give "+cluster.option+" a range that the host's network does not use")
+					}
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// checkPrimaryFamily wants the API server to be reached by the IP family of the
+// first range for Services, as kube-apiserver does.
+func (l *loader) checkPrimaryFamily() error {
+	primary := l.server.Network.ServiceCIDRs[0].Addr()
+	family := "IPv4"
+	if primary.Is6() {
+		family = "IPv6"
+	}
+	service := l.item("service-cidr", 0)
+	advertised := l.server.ControlPlane.AdvertiseAddress
+	if advertised.IsValid() {
+		if advertised.Is4() == primary.Is4() {
+			return nil
+		}
+		return l.item("advertise-address", 0).against(service, "is not of the IP family of the first",
+			"give an "+family+" address")
+	}
+	ips := l.server.Node.IPs
+	if len(ips) == 0 || slices.ContainsFunc(ips, func(a netip.Addr) bool { return a.Is4() == primary.Is4() }) {
+		return nil
+	}
+	return l.all("node-ip").against(service, "is not of the IP family of the first",
+		"give an "+family+" address too")
+}
+
+// checkIneffective refuses options that another one leaves without effect.
+func (l *loader) checkIneffective() error {
+	s := l.server
+	for _, c := range []struct {
+		option, other string
+		otherApplies  bool
+	}{
+		{"kube-scheduler-arg", "disable-scheduler", s.ControlPlane.DisableScheduler},
+		{"kube-proxy-arg", "disable-kube-proxy", s.Network.DisableKubeProxy},
+		{"snapshotter", "container-runtime-endpoint", s.Node.RuntimeEndpoint != ""},
+		{"pause-image", "container-runtime-endpoint", s.Node.RuntimeEndpoint != ""},
+	} {
+		if c.otherApplies && l.isGiven(c.option) {
+			return l.settings[c.option].refuse(fmt.Errorf("has no effect with %s (%s); remove one of them",
+				c.other, l.settings[c.other].where))
+		}
+	}
+	return nil
+}
+
+// isGiven tells whether an option has a value that is not its default.
+func (l *loader) isGiven(option string) bool {
+	s, ok := l.settings[option]
+	return ok && s.where != byDefault && len(s.values) > 0 && s.values[0].text != ""
+}

@@ -1,0 +1,209 @@
+package controlplane
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/client-go/rest"
+	basecompatibility "k8s.io/component-base/compatibility"
+	"k8s.io/component-base/featuregate"
+	"k8s.io/kubernetes/cmd/kube-apiserver/app"
+	"k8s.io/kubernetes/cmd/kube-apiserver/app/options"
+
+	"github.com/kedge-k8s/kedge/pkg/atomicfile"
+	"github.com/kedge-k8s/kedge/pkg/component"
+	"github.com/kedge-k8s/kedge/pkg/config"
+	"github.com/kedge-k8s/kedge/pkg/pki"
+	"github.com/kedge-k8s/kedge/pkg/probe"
+)
+
+// APIServerConfig is what the apiserver is told.
+type APIServerConfig struct {
+	BindAddress      netip.Addr
+	Port             uint16
+	AdvertiseAddress netip.Addr
+	ServiceCIDRs     []netip.Prefix
+	NodePorts        config.NodePortRange
+	ClusterDomain    string
+	Datastore        string // etcd endpoint URL
+	PKI              pki.Layout
+	ConfigDir        string // for files made from this configuration
+	Profiling        bool
+	ExtraArgs        []config.Arg
+}
+
+// APIServer is kube-apiserver as a component.
+type APIServer struct {
+	config  APIServerConfig
+	options *options.ServerRunOptions
+	run     component.Runner
+}
+
+// anonymousHealth lets the unauthenticated ask for the apiserver's health and
+// for nothing else.
+const anonymousHealth = `apiVersion: apiserver.config.k8s.io/v1
+kind: AuthenticationConfiguration
+anonymous:
+  enabled: true
+  conditions:
+  - path: /healthz
+  - path: /livez
+  - path: /readyz
+`
+
+// NewAPIServer checks the configuration and the user's arguments.
+func NewAPIServer(c APIServerConfig) (*APIServer, error) {
+	o := options.NewServerRunOptions()
+	sets := o.Flags()
+	if err := setFlags(&sets, c.flags(), "kube-apiserver-arg", c.ExtraArgs); err != nil {
+		return nil, err
+	}
+	return &APIServer{config: c, options: o}, nil
+}
+
+func (c APIServerConfig) url() string { return LocalURL(c.BindAddress, c.Port) }
+
+// LocalURL is how this process reaches an apiserver bound to address and port.
+func LocalURL(bind netip.Addr, port uint16) string {
+	host := bind
+	if bind.IsUnspecified() {
+		host = netip.MustParseAddr("127.0.0.1")
+		if bind.Is6() {
+			host = netip.IPv6Loopback()
+		}
+	}
+	return "https://" + netip.AddrPortFrom(host, port).String()
+}
+
+func (c APIServerConfig) authenticationConfig() string { return c.ConfigDir + "/authentication.yaml" }
+
+// ownAuthentication says whether the user's arguments leave authentication to
+// Kedge's configuration file, which upstream lets nobody combine with flags
+// for OpenID Connect.
+func (c APIServerConfig) ownAuthentication() bool {
+	for _, arg := range c.ExtraArgs {
+		if strings.HasPrefix(arg.Name, "oidc-") || arg.Name == "authentication-config" || arg.Name == "anonymous-auth" {
+			return false
+		}
+	}
+	return true
+}
+
+func (c APIServerConfig) flags() map[string]string {
+	p := c.PKI
+	serving, kubelet, proxy := p.Serving("kube-apiserver"), p.Client("kube-apiserver-kubelet"), p.Client("auth-proxy")
+	flags := map[string]string{
+		"advertise-address":                  c.AdvertiseAddress.String(),
+		"allow-privileged":                   "true",
+		"authorization-mode":                 "Node,RBAC",
+		"bind-address":                       c.BindAddress.String(),
+		"secure-port":                        strconv.Itoa(int(c.Port)),
+		"client-ca-file":                     p.ClientCA().Cert,
+		"enable-admission-plugins":           "NodeRestriction",
+		"enable-bootstrap-token-auth":        "true",
+		"etcd-servers":                       c.Datastore,
+		"kubelet-certificate-authority":      p.ServerCA().Cert,
+		"kubelet-client-certificate":         kubelet.Cert,
+		"kubelet-client-key":                 kubelet.Key,
+		"kubelet-preferred-address-types":    "InternalIP,ExternalIP,Hostname",
+		"profiling":                          strconv.FormatBool(c.Profiling),
+		"proxy-client-cert-file":             proxy.Cert,
+		"proxy-client-key-file":              proxy.Key,
+		"requestheader-allowed-names":        "system:auth-proxy",
+		"requestheader-client-ca-file":       p.RequestHeaderCA().Cert,
+		"requestheader-extra-headers-prefix": "X-Remote-Extra-",
+		"requestheader-group-headers":        "X-Remote-Group",
+		"requestheader-username-headers":     "X-Remote-User",
+		"service-account-issuer":             "https://kubernetes.default.svc." + c.ClusterDomain,
+		"service-account-key-file":           p.ServiceKey(),
+		"service-account-signing-key-file":   p.ServiceKey(),
+		"service-cluster-ip-range":           joinPrefixes(c.ServiceCIDRs),
+		"service-node-port-range":            c.NodePorts.String(),
+		"tls-cert-file":                      serving.Cert,
+		"tls-private-key-file":               serving.Key,
+		// Counting every resource in the datastore each minute keeps an idle
+		// machine awake for two metrics.
+		"etcd-count-metric-poll-period": "0",
+		"etcd-db-metric-poll-interval":  "0",
+	}
+	if c.ownAuthentication() {
+		flags["authentication-config"] = c.authenticationConfig()
+	} else {
+		flags["anonymous-auth"] = "false"
+	}
+	return flags
+}
+
+func (*APIServer) Name() string    { return "apiserver" }
+func (*APIServer) Needs() []string { return []string{"certificates", "datastore"} }
+
+// Start builds the server chain as upstream's own command does, and serves.
+func (a *APIServer) Start(ctx context.Context) error {
+	if a.config.ownAuthentication() {
+		if _, err := atomicfile.Update(a.config.authenticationConfig(), []byte(anonymousHealth), 0o600); err != nil {
+			return err
+		}
+	}
+	// The loopback client's own warnings tell nobody anything.
+	rest.SetDefaultWarningHandler(rest.NoWarnings{})
+	registry := a.options.GenericServerRunOptions.ComponentGlobalsRegistry
+	if gate, ok := registry.FeatureGateFor(basecompatibility.DefaultKubeComponent).(featuregate.MutableFeatureGate); ok {
+		gate.AddMetrics()
+	}
+	registry.AddMetrics()
+
+	life := a.run.Context()
+	completed, err := a.options.Complete(life)
+	if err != nil {
+		return err
+	}
+	if errs := completed.Validate(); len(errs) != 0 {
+		return fmt.Errorf("configuration: %w", utilerrors.NewAggregate(errs))
+	}
+	chain, err := app.NewConfig(completed)
+	if err != nil {
+		return err
+	}
+	completeChain, err := chain.Complete()
+	if err != nil {
+		return err
+	}
+	server, err := app.CreateServerChain(completeChain)
+	if err != nil {
+		return err
+	}
+	loopback := server.GenericAPIServer.LoopbackClientConfig
+	err = server.GenericAPIServer.AddPostStartHook("kedge/bootstrap-roles", func(hook genericapiserver.PostStartHookContext) error {
+		return bootstrapRoles(hook, loopback)
+	})
+	if err != nil {
+		return err
+	}
+	prepared, err := server.PrepareRun()
+	if err != nil {
+		return err
+	}
+	a.run.Run(prepared.Run)
+	return nil
+}
+
+// Ready waits for /readyz, which covers every post-start hook.
+func (a *APIServer) Ready(ctx context.Context) error {
+	return probe.Wait(ctx, a.config.url()+"/readyz", a.config.PKI.ServerCA().Cert)
+}
+
+func (a *APIServer) Stop(ctx context.Context) error { return a.run.Stop(ctx) }
+func (a *APIServer) Failed() <-chan error           { return a.run.Failed() }
+
+func joinPrefixes(prefixes []netip.Prefix) string {
+	out := make([]string, len(prefixes))
+	for i, p := range prefixes {
+		out[i] = p.String()
+	}
+	return strings.Join(out, ",")
+}

@@ -1,0 +1,128 @@
+// Package datastore keeps the cluster's state: SQLite through kine, which
+// speaks etcd's API to the apiserver on a private socket.
+package datastore
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	_ "github.com/k3s-io/kine/pkg/drivers/sqlite" // registers the driver
+	"github.com/k3s-io/kine/pkg/endpoint"
+)
+
+// sqliteMagic begins every SQLite 3 database: https://sqlite.org/fileformat.html
+var sqliteMagic = []byte("SQLite format 3\x00")
+
+// sqliteOptions: the write-ahead log is synced at each commit, so that what
+// the API acknowledged survives a power cut. kine's own start-up VACUUM, which
+// rewrites the whole file at each start, is off.
+const sqliteOptions = "_journal_mode=WAL&_busy_timeout=30000&_synchronous=FULL&_txlock=immediate&_stmt_cache_size=20&_kine_disable_startup_vacuum"
+
+// SQLite is the default datastore as a component.
+type SQLite struct {
+	dir    string
+	socket string
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// NewSQLite keeps its database in dir and listens on the socket.
+func NewSQLite(dir, socket string) *SQLite { return &SQLite{dir: dir, socket: socket} }
+
+// Endpoint is the etcd endpoint that the apiserver is given.
+func (s *SQLite) Endpoint() string { return "unix://" + s.socket }
+
+func (*SQLite) Name() string    { return "datastore" }
+func (*SQLite) Needs() []string { return nil }
+
+// Start checks the database and serves it.
+func (s *SQLite) Start(ctx context.Context) error {
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return fmt.Errorf("datastore directory: %w", err)
+	}
+	path := filepath.Join(s.dir, "state.db")
+	if err := CheckSQLite(ctx, path); err != nil {
+		return err
+	}
+	life, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	// The values are those of kine's own command line: its library has no
+	// defaults.
+	_, err := endpoint.Listen(life, endpoint.Config{
+		Listener:            "unix://" + s.socket,
+		Endpoint:            "sqlite://" + path + "?" + sqliteOptions,
+		WaitGroup:           &s.wg,
+		NotifyInterval:      5 * time.Second,
+		EmulatedETCDVersion: "3.6.11",
+		CompactTimeout:      5 * time.Second,
+		CompactMinRetain:    1000,
+		CompactBatchSize:    1000,
+		PollBatchSize:       500,
+	})
+	if err != nil {
+		cancel()
+		return fmt.Errorf("SQLite database %s: %w", path, err)
+	}
+	return nil
+}
+
+// Stop ends kine and waits until the database is closed.
+func (s *SQLite) Stop(ctx context.Context) error {
+	s.cancel()
+	done := make(chan struct{})
+	go func() { s.wg.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the database is still in use: %w", ctx.Err())
+	}
+}
+
+// CheckSQLite says whether the database at path can be used; one that does not
+// exist can. It never changes a damaged file.
+func CheckSQLite(ctx context.Context, path string) error {
+	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("datastore: %w", err)
+	}
+	defer func() { _ = file.Close() }()
+	header := make([]byte, len(sqliteMagic))
+	n, err := io.ReadFull(file, header)
+	if err != nil && n == 0 && errors.Is(err, io.EOF) {
+		return nil // created and never written to
+	}
+	if !bytes.Equal(header, sqliteMagic) {
+		return damaged(path, errors.New("it is not a SQLite database"))
+	}
+
+	db, err := sql.Open("sqlite3", "file:"+path+"?mode=rw&_busy_timeout=5000")
+	if err != nil {
+		return fmt.Errorf("datastore %s: %w", path, err)
+	}
+	defer func() { _ = db.Close() }()
+	var result string
+	if err := db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&result); err != nil {
+		return damaged(path, err)
+	}
+	if result != "ok" {
+		return damaged(path, errors.New(result))
+	}
+	return nil
+}
+
+func damaged(path string, why error) error {
+	return fmt.Errorf("the datastore %s is damaged: %w; it was left as it is: put a backup of it in its place, or move it (and its -wal and -shm files) away to start with an empty cluster", path, why)
+}

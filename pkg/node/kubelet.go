@@ -1,0 +1,180 @@
+// Package node runs what makes a machine a node, in this process: containerd,
+// the kubelet, kube-proxy and the pod network.
+package node
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+	v1 "k8s.io/api/core/v1"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/kubernetes/cmd/kubelet/app"
+	"k8s.io/kubernetes/cmd/kubelet/app/options"
+	kubeletconfig "k8s.io/kubernetes/pkg/kubelet/apis/config"
+	"k8s.io/kubernetes/pkg/kubelet/apis/config/validation"
+
+	"github.com/kedge-k8s/kedge/pkg/component"
+	"github.com/kedge-k8s/kedge/pkg/config"
+	"github.com/kedge-k8s/kedge/pkg/kubeflag"
+	"github.com/kedge-k8s/kedge/pkg/pki"
+	"github.com/kedge-k8s/kedge/pkg/probe"
+)
+
+// KubeletConfig is what the kubelet is told.
+type KubeletConfig struct {
+	Node           config.Node
+	Addresses      []netip.Addr // the node's, primary family first
+	ClusterDNS     []netip.Addr
+	ClusterDomain  string
+	ClientCA       string      // bundle that signs the kubelet's clients
+	Serving        pki.KeyPair // for its own API
+	Kubeconfig     string
+	RuntimeSocket  string
+	ResolvConf     string
+	SystemdCgroups bool
+	CloudProvider  bool
+	Dir            string // of what the kubelet is given to read: static pods, volume plugins
+	Profiling      bool
+}
+
+// Kubelet is the kubelet as a component.
+type Kubelet struct {
+	config KubeletConfig
+	server *options.KubeletServer
+	run    component.Runner
+}
+
+// NewKubelet checks the user's arguments.
+func NewKubelet(c KubeletConfig) (*Kubelet, error) {
+	flags := options.NewKubeletFlags()
+	kc, err := options.NewKubeletConfiguration()
+	if err != nil {
+		return nil, err
+	}
+	c.configure(kc)
+
+	fs := pflag.NewFlagSet("kubelet", pflag.ContinueOnError)
+	flags.AddFlags(fs)
+	options.AddKubeletConfigFlags(fs, kc)
+	for _, arg := range c.Node.KubeletArgs {
+		if arg.Name == "config" || arg.Name == "config-dir" {
+			return nil, fmt.Errorf("--kubelet-arg: %s is not supported: give each setting as its own kubelet-arg", arg.Name)
+		}
+	}
+	if err := kubeflag.Set(fs, c.flags(), "kubelet-arg", c.Node.KubeletArgs); err != nil {
+		return nil, err
+	}
+	if err := options.ValidateKubeletFlags(flags); err != nil {
+		return nil, fmt.Errorf("kubelet: %w", err)
+	}
+	if err := utilfeature.DefaultMutableFeatureGate.SetFromMap(kc.FeatureGates); err != nil {
+		return nil, fmt.Errorf("--kubelet-arg feature-gates: %w", err)
+	}
+	if err := validation.ValidateKubeletConfiguration(kc, utilfeature.DefaultFeatureGate); err != nil {
+		return nil, fmt.Errorf("kubelet: %w", err)
+	}
+	return &Kubelet{config: c, server: &options.KubeletServer{KubeletFlags: *flags, KubeletConfiguration: *kc}}, nil
+}
+
+// configure sets what has no flag, or is better said as a value.
+func (c KubeletConfig) configure(kc *kubeletconfig.KubeletConfiguration) {
+	kc.Authentication.Anonymous.Enabled = false
+	kc.Authentication.Webhook.Enabled = true
+	kc.Authentication.X509.ClientCAFile = c.ClientCA
+	kc.Authorization.Mode = kubeletconfig.KubeletAuthorizationModeWebhook
+	kc.TLSCertFile, kc.TLSPrivateKeyFile = c.Serving.Cert, c.Serving.Key
+	kc.ReadOnlyPort = 0
+	kc.HealthzBindAddress = "127.0.0.1"
+
+	kc.ClusterDomain = c.ClusterDomain
+	kc.ClusterDNS = nil
+	for _, address := range c.ClusterDNS {
+		kc.ClusterDNS = append(kc.ClusterDNS, address.String())
+	}
+	kc.ResolverConfig = c.ResolvConf
+
+	kc.ContainerRuntimeEndpoint = c.RuntimeSocket
+	kc.ImageServiceEndpoint = c.RuntimeSocket
+	kc.CgroupDriver = "cgroupfs"
+	if c.SystemdCgroups {
+		kc.CgroupDriver = "systemd"
+	}
+	kc.FailCgroupV1 = false
+	kc.FailSwapOn = false
+	kc.ProtectKernelDefaults = c.Node.ProtectKernelDefaults
+	kc.SerializeImagePulls = false
+	kc.StaticPodPath = c.staticPods()
+	kc.VolumePluginDir = filepath.Join(c.Dir, "volume-plugins")
+	kc.EnableProfilingHandler = c.Profiling
+	kc.EnableDebugFlagsHandler = c.Profiling
+
+	// Small disks: the share of upstream's defaults would evict pods while
+	// gigabytes are free.
+	kc.EvictionHard = map[string]string{"memory.available": "100Mi", "nodefs.available": "5%", "nodefs.inodesFree": "5%", "imagefs.available": "5%"}
+	kc.EvictionMinimumReclaim = map[string]string{"nodefs.available": "10%", "imagefs.available": "10%"}
+
+	for _, taint := range c.Node.Taints {
+		kc.RegisterWithTaints = append(kc.RegisterWithTaints, v1.Taint{Key: taint.Key, Value: taint.Value, Effect: v1.TaintEffect(taint.Effect)})
+	}
+}
+
+func (c KubeletConfig) staticPods() string { return filepath.Join(c.Dir, "pod-manifests") }
+
+func (c KubeletConfig) flags() map[string]string {
+	addresses := make([]string, len(c.Addresses))
+	for i, a := range c.Addresses {
+		addresses[i] = a.String()
+	}
+	var labels []string
+	for key, value := range c.Node.Labels {
+		labels = append(labels, key+"="+value)
+	}
+	flags := map[string]string{
+		"hostname-override": c.Node.Name,
+		"kubeconfig":        c.Kubeconfig,
+		"node-ip":           strings.Join(addresses, ","),
+		"node-labels":       strings.Join(labels, ","),
+		"root-dir":          config.KubeletDir,
+	}
+	if c.CloudProvider {
+		flags["cloud-provider"] = "external"
+	}
+	return flags
+}
+
+func (*Kubelet) Name() string    { return "kubelet" }
+func (*Kubelet) Needs() []string { return []string{"apiserver", "containerd"} }
+
+func (k *Kubelet) Start(context.Context) error {
+	for _, dir := range []string{k.config.staticPods(), k.server.VolumePluginDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	life := k.run.Context()
+	deps, err := app.UnsecuredDependencies(life, k.server, utilfeature.DefaultFeatureGate)
+	if err != nil {
+		return err
+	}
+	k.run.Run(func(ctx context.Context) error { return app.Run(ctx, k.server, deps, utilfeature.DefaultFeatureGate) })
+	return nil
+}
+
+// Ready waits for the kubelet's own health endpoint.
+func (k *Kubelet) Ready(ctx context.Context) error {
+	if k.server.HealthzPort == 0 {
+		return nil
+	}
+	url := "http://" + net.JoinHostPort(k.server.HealthzBindAddress, strconv.Itoa(int(k.server.HealthzPort))) + "/healthz"
+	return probe.Wait(ctx, url, "")
+}
+
+func (k *Kubelet) Stop(ctx context.Context) error { return k.run.Stop(ctx) }
+func (k *Kubelet) Failed() <-chan error           { return k.run.Failed() }

@@ -1,0 +1,305 @@
+// Package pki makes and keeps a cluster's certificate authorities, keys and
+// certificates. Keys are ECDSA P-256; every file is written atomically, 0600.
+package pki
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"net"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/kedge-k8s/kedge/pkg/atomicfile"
+)
+
+const (
+	caLifetime   = 10 * 365 * 24 * time.Hour
+	certLifetime = 365 * 24 * time.Hour
+	// renewBefore is how long before its end a certificate is replaced.
+	renewBefore = 120 * 24 * time.Hour
+	// backdate makes certificates valid on machines whose clock lags.
+	backdate = time.Hour
+
+	keyMode = 0o600
+)
+
+// KeyPair names a certificate's files.
+type KeyPair struct {
+	Cert string
+	Key  string
+}
+
+// CA is a certificate authority that can sign.
+type CA struct {
+	Files KeyPair
+	// Certificate signs; Bundle is the whole PEM file, for those who trust it.
+	Certificate *x509.Certificate
+	Bundle      []byte
+
+	key crypto.Signer
+}
+
+// Request says what a certificate is to attest.
+type Request struct {
+	CommonName   string
+	Organization []string
+	// DNSNames and IPs make it a serving certificate; without both it is
+	// for clients.
+	DNSNames []string
+	IPs      []net.IP
+}
+
+// EnsureCA loads the authority whose files exist, also when a user put them
+// there, and otherwise makes one.
+func EnsureCA(files KeyPair, commonName string) (*CA, error) {
+	bundle, err := os.ReadFile(files.Cert)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(files.Key); err == nil {
+			return nil, fmt.Errorf("%s exists but %s does not: put the CA certificate beside its key, or move the key away to have a new CA made", files.Key, files.Cert)
+		}
+		return createCA(files, commonName)
+	}
+	if err != nil {
+		return nil, err
+	}
+	cert, err := parseCertificate(files.Cert, bundle)
+	if err != nil {
+		return nil, err
+	}
+	if !cert.IsCA {
+		return nil, fmt.Errorf("%s is not a CA certificate (basicConstraints lacks CA:TRUE)", files.Cert)
+	}
+	if now := time.Now(); now.After(cert.NotAfter) {
+		return nil, fmt.Errorf("the CA in %s expired on %s", files.Cert, cert.NotAfter.Format(time.DateOnly))
+	}
+	key, err := loadKey(files.Key)
+	if err != nil {
+		return nil, err
+	}
+	if !samePublicKey(cert.PublicKey, key.Public()) {
+		return nil, fmt.Errorf("%s is not the key of %s", files.Key, files.Cert)
+	}
+	return &CA{Files: files, Certificate: cert, Bundle: bundle, key: key}, nil
+}
+
+func createCA(files KeyPair, commonName string) (*CA, error) {
+	key, err := EnsureKey(files.Key)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	template := &x509.Certificate{
+		SerialNumber:          serial(),
+		Subject:               pkix.Name{CommonName: fmt.Sprintf("%s@%d", commonName, now.Unix())},
+		NotBefore:             now.Add(-backdate),
+		NotAfter:              now.Add(caLifetime),
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment | x509.KeyUsageCertSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, fmt.Errorf("make CA %s: %w", commonName, err)
+	}
+	bundle := encodePEM("CERTIFICATE", der)
+	if err := atomicfile.Write(files.Cert, bundle, keyMode); err != nil {
+		return nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, err
+	}
+	return &CA{Files: files, Certificate: cert, Bundle: bundle, key: key}, nil
+}
+
+// EnsureCertificate makes files hold a certificate for req signed by ca. One
+// that is there is kept while it is from this CA, says the same and is not
+// near its end.
+func (ca *CA) EnsureCertificate(files KeyPair, req Request) error {
+	if ca.stillGood(files, req) {
+		return nil
+	}
+	key, err := EnsureKey(files.Key)
+	if err != nil {
+		return err
+	}
+	chain, err := ca.Sign(req, key.Public())
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(files.Cert, chain, keyMode)
+}
+
+// Sign returns the PEM of a certificate for req and public, followed by the
+// CA's own.
+func (ca *CA) Sign(req Request, public crypto.PublicKey) ([]byte, error) {
+	now := time.Now()
+	usage := x509.ExtKeyUsageClientAuth
+	if req.serving() {
+		usage = x509.ExtKeyUsageServerAuth
+	}
+	notAfter := now.Add(certLifetime)
+	if ca.Certificate.NotAfter.Before(notAfter) {
+		notAfter = ca.Certificate.NotAfter
+	}
+	template := &x509.Certificate{
+		SerialNumber: serial(),
+		Subject:      pkix.Name{CommonName: req.CommonName, Organization: req.Organization},
+		NotBefore:    laterOf(now.Add(-backdate), ca.Certificate.NotBefore),
+		NotAfter:     notAfter,
+		KeyUsage:     x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
+		ExtKeyUsage:  []x509.ExtKeyUsage{usage},
+		DNSNames:     req.DNSNames,
+		IPAddresses:  req.IPs,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, ca.Certificate, public, ca.key)
+	if err != nil {
+		return nil, fmt.Errorf("sign certificate %q: %w", req.CommonName, err)
+	}
+	return append(encodePEM("CERTIFICATE", der), ca.Bundle...), nil
+}
+
+func (ca *CA) stillGood(files KeyPair, req Request) bool {
+	data, err := os.ReadFile(files.Cert)
+	if err != nil {
+		return false
+	}
+	cert, err := parseCertificate(files.Cert, data)
+	if err != nil || cert.CheckSignatureFrom(ca.Certificate) != nil {
+		return false
+	}
+	key, err := loadKey(files.Key)
+	if err != nil || !samePublicKey(cert.PublicKey, key.Public()) {
+		return false
+	}
+	now := time.Now()
+	return now.After(cert.NotBefore) && now.Add(renewBefore).Before(cert.NotAfter) && req.matches(cert)
+}
+
+func (r Request) serving() bool { return len(r.DNSNames) > 0 || len(r.IPs) > 0 }
+
+func (r Request) matches(cert *x509.Certificate) bool {
+	return cert.Subject.CommonName == r.CommonName &&
+		sameSet(cert.Subject.Organization, r.Organization) &&
+		sameSet(cert.DNSNames, r.DNSNames) &&
+		sameSet(addresses(cert.IPAddresses), addresses(r.IPs))
+}
+
+// EnsureKey loads the private key at path, or makes one.
+func EnsureKey(path string) (crypto.Signer, error) {
+	key, err := loadKey(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return key, err
+	}
+	fresh, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalECPrivateKey(fresh)
+	if err != nil {
+		return nil, err
+	}
+	return fresh, atomicfile.Write(path, encodePEM("EC PRIVATE KEY", der), keyMode)
+}
+
+// Fingerprint is the SHA-256 of a PEM bundle: what a token pins.
+func Fingerprint(bundle []byte) [sha256.Size]byte { return sha256.Sum256(bundle) }
+
+func loadKey(path string) (crypto.Signer, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return nil, fmt.Errorf("%s holds no PEM private key", path)
+	}
+	switch block.Type {
+	case "EC PRIVATE KEY":
+		key, err := x509.ParseECPrivateKey(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		return key, nil
+	case "RSA PRIVATE KEY":
+		key, err := x509.ParsePKCS1PrivateKey(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		return key, nil
+	default:
+		key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		signer, ok := key.(crypto.Signer)
+		if !ok {
+			return nil, fmt.Errorf("%s: a %T can't sign", path, key)
+		}
+		return signer, nil
+	}
+}
+
+func parseCertificate(path string, data []byte) (*x509.Certificate, error) {
+	block, _ := pem.Decode(data)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return nil, fmt.Errorf("%s holds no PEM certificate", path)
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return cert, nil
+}
+
+func encodePEM(kind string, der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+}
+
+func samePublicKey(a, b crypto.PublicKey) bool {
+	aDER, errA := x509.MarshalPKIXPublicKey(a)
+	bDER, errB := x509.MarshalPKIXPublicKey(b)
+	return errA == nil && errB == nil && bytes.Equal(aDER, bDER)
+}
+
+// serial is 127 random bits: unique, and positive as RFC 5280 4.1.2.2 asks.
+func serial() *big.Int {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // crypto/rand.Read never fails
+	b[0] &= 0x7f
+	return new(big.Int).SetBytes(b[:])
+}
+
+func addresses(ips []net.IP) []string {
+	out := make([]string, len(ips))
+	for i, ip := range ips {
+		out[i] = ip.String()
+	}
+	return out
+}
+
+func sameSet(a, b []string) bool {
+	a, b = slices.Clone(a), slices.Clone(b)
+	slices.Sort(a)
+	slices.Sort(b)
+	return slices.Equal(slices.Compact(a), slices.Compact(b))
+}
+
+func laterOf(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}

@@ -1,0 +1,23 @@
+package version
+
+import "testing"
+
+func TestNewer(t *testing.T) {
+	for _, tc := range []struct {
+		a, b string
+		want bool
+	}{
+		{"v1.36.3+kedge2", "v1.36.3+kedge1", true},
+		{"v1.36.3+kedge1", "v1.36.3+kedge1", false},
+		{"v1.36.10+kedge1", "v1.36.9+kedge3", true},
+		{"v1.37.0+kedge1", "v1.36.3+kedge1", true},
+		{"v1.35.9+kedge1", "v1.36.3+kedge1", false},
+		{"v2.0.0+kedge1", "v1.36.3+kedge1", true},
+		{"nonsense", "v1.36.3+kedge1", false},
+		{"v1.37.0", "v1.36.3+kedge1", false},
+	} {
+		if got := Newer(tc.a, tc.b); got != tc.want {
+			t.Errorf("Newer(%s, %s) = %v", tc.a, tc.b, got)
+		}
+	}
+}

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"archive/tar"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/kedge-k8s/kedge/pkg/payload"
+)
+
+// pack writes the file out, under a temporary name until it is whole.
+func pack(ctx context.Context, launcher, root, out string, compress compressor) (t payload.Trailer, err error) {
+	if info, err := os.Stat(filepath.Join(root, payload.Program)); err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
+		return t, fmt.Errorf("%s has no program %s", root, payload.Program)
+	}
+	temp, err := os.CreateTemp(filepath.Dir(out), "."+filepath.Base(out)+".*")
+	if err != nil {
+		return t, err
+	}
+	defer func() {
+		if err != nil {
+			_ = temp.Close()
+			_ = os.Remove(temp.Name())
+		}
+	}()
+	if t, err = write(ctx, temp, launcher, root, compress); err != nil {
+		return t, err
+	}
+	if err := temp.Chmod(0o755); err != nil { // users run it
+		return t, err
+	}
+	if err := errors.Join(temp.Sync(), temp.Close()); err != nil {
+		return t, err
+	}
+	if err := os.Rename(temp.Name(), out); err != nil {
+		return t, err
+	}
+	return t, syncDir(filepath.Dir(out))
+}
+
+// write writes launcher, payload and trailer.
+func write(ctx context.Context, w io.Writer, launcher, root string, compress compressor) (t payload.Trailer, err error) {
+	front := newMeter(w)
+	f, err := os.Open(launcher)
+	if err != nil {
+		return t, err
+	}
+	_, err = io.Copy(front, f)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return t, err
+	}
+	back := newMeter(w)
+	size, entries, err := writePayload(ctx, back, root, compress)
+	if err != nil {
+		return t, err
+	}
+	t = payload.Trailer{
+		Offset: front.n, Length: back.n, Size: size, Entries: entries,
+		Sum: back.sum(), LauncherSum: front.sum(),
+	}
+	_, err = w.Write(t.Append(nil))
+	return t, err
+}
+
+// writePayload writes the compressed archive and returns its size before
+// compression and the number of entries.
+func writePayload(ctx context.Context, w io.Writer, root string, compress compressor) (size, entries int64, err error) {
+	zw, err := compress.open(ctx, w)
+	if err != nil {
+		return 0, 0, err
+	}
+	archive := newMeter(zw)
+	entries, err = writeTar(archive, root)
+	if err := errors.Join(err, zw.Close()); err != nil {
+		return 0, 0, err
+	}
+	return archive.n, entries, nil
+}
+
+// writeTar archives the content of root in the order of the paths. Owner, time
+// and all of the mode but the right to run are left out: they differ from one
+// build to the next.
+func writeTar(w io.Writer, root string) (entries int64, err error) {
+	tw := tar.NewWriter(w)
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || path == root {
+			return err
+		}
+		name, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		entries++
+		return writeEntry(tw, path, filepath.ToSlash(name), d)
+	})
+	return entries, errors.Join(err, tw.Close())
+}
+
+func writeEntry(tw *tar.Writer, path, name string, d fs.DirEntry) error {
+	hdr := &tar.Header{Name: name, Mode: 0o755, ModTime: time.Unix(0, 0)}
+	switch d.Type() {
+	case fs.ModeDir:
+		hdr.Typeflag, hdr.Name = tar.TypeDir, name+"/"
+		return tw.WriteHeader(hdr)
+	case fs.ModeSymlink:
+		target, err := os.Readlink(path)
+		if err != nil {
+			return err
+		}
+		if err := payload.CheckLink(name, target); err != nil {
+			return err
+		}
+		hdr.Typeflag, hdr.Linkname = tar.TypeSymlink, target
+		return tw.WriteHeader(hdr)
+	case 0:
+		return writeFile(tw, path, hdr)
+	}
+	return fmt.Errorf("%s: neither a file nor a directory nor a symbolic link", path)
+}
+
+func writeFile(tw *tar.Writer, path string, hdr *tar.Header) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	hdr.Typeflag, hdr.Size, hdr.Mode = tar.TypeReg, info.Size(), int64(payload.Mode(info.Mode()))
+	if err := tw.WriteHeader(hdr); err != nil {
+		return err
+	}
+	_, err = io.Copy(tw, f)
+	return err
+}
+
+// meter counts and hashes what is written through it.
+type meter struct {
+	w    io.Writer
+	n    int64
+	hash hash.Hash
+}
+
+func newMeter(w io.Writer) *meter { return &meter{w: w, hash: sha256.New()} }
+
+func (m *meter) Write(p []byte) (int, error) {
+	n, err := m.w.Write(p)
+	m.n += int64(n)
+	m.hash.Write(p[:n])
+	return n, err
+}
+
+func (m *meter) sum() [sha256.Size]byte { return [sha256.Size]byte(m.hash.Sum(nil)) }
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,31 @@
+#!/bin/sh
+# Builds runc of the version in go.mod: static, with seccomp.
+#   [ARCH=arm64] scripts/runc.sh OUTPUT
+# Needs: gcc and pkg-config, libseccomp-dev for the build machine's architecture;
+# for another one the cross gcc (gcc-aarch64-linux-gnu, gcc-arm-linux-gnueabihf),
+# libseccomp is then fetched. runc stamps its version itself.
+set -eu
+here=$(dirname "$0")
+. "$here/arch.sh"
+. "$here/deb.sh"
+
+[ $# -eq 1 ] || { echo "usage: $0 OUTPUT" >&2; exit 2; }
+
+if [ "$DEB_ARCH" != "$(dpkg --print-architecture)" ]; then
+	tmp=$(mktemp -d)
+	trap 'rm -rf "$tmp"' EXIT
+	(
+		apt_for_arch "$tmp/apt"
+		deb_unpack "$tmp" libseccomp-dev
+	)
+	export PKG_CONFIG_SYSROOT_DIR="$tmp/root/libseccomp-dev"
+	export PKG_CONFIG_LIBDIR="$PKG_CONFIG_SYSROOT_DIR/usr/lib/$TRIPLET/pkgconfig"
+	# The compiler's own directories are not below that sysroot.
+	export PKG_CONFIG_ALLOW_SYSTEM_CFLAGS=1 PKG_CONFIG_ALLOW_SYSTEM_LIBS=1
+fi
+
+export GOOS=linux GOARCH CGO_ENABLED=1 CC="${CC:-$TRIPLET-gcc}"
+[ -z "${GOARM:-}" ] || export GOARM
+go build -trimpath -tags 'seccomp netgo osusergo urfave_cli_no_docs' \
+	-ldflags '-s -w -linkmode external -extldflags -static' \
+	-o "$1" github.com/opencontainers/runc

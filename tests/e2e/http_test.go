@@ -1,0 +1,111 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/kedge-k8s/kedge/tests/testbed"
+)
+
+// anonymous requests a URL on the node without any identity and returns the
+// status code.
+func anonymous(s *sandbox, url string) string {
+	s.t.Helper()
+	client := s.node.HTTP()
+	client.Transport.(*http.Transport).TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
+	response, err := client.Get(url)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	response.Body.Close()
+	return strconv.Itoa(response.StatusCode)
+}
+
+// api is a client of the API server for what kubectl is too slow for.
+type api struct {
+	server string
+	client *http.Client
+}
+
+// newAPI makes a client with the administrator's kubeconfig of a host.
+func newAPI(t *testing.T, host *testbed.Host) *api {
+	t.Helper()
+	out, err := host.Kubectl(t.Context(), "config", "view", "--raw", "-o", "json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var config struct {
+		Clusters []struct {
+			Cluster struct {
+				Server string
+				CA     []byte `json:"certificate-authority-data"`
+			}
+		}
+		Users []struct {
+			User struct {
+				Certificate []byte `json:"client-certificate-data"`
+				Key         []byte `json:"client-key-data"`
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &config); err != nil || len(config.Clusters) != 1 || len(config.Users) != 1 {
+		t.Fatalf("kubeconfig not understood: %v", err)
+	}
+	cluster, user := config.Clusters[0].Cluster, config.Users[0].User
+	pair, err := tls.X509KeyPair(user.Certificate, user.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(cluster.CA)
+	return &api{cluster.Server, &http.Client{
+		Timeout: 10 * time.Second,
+		Transport: &http.Transport{
+			DialContext:     host.Dial,
+			TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}},
+		},
+	}}
+}
+
+// errAnswered is in the error of a request that the API server has refused, in
+// contrast to one whose fate isn't known.
+var errAnswered = errors.New("refused")
+
+// do sends an object, if there is one, and returns what comes back.
+func (a *api) do(ctx context.Context, method, path string, object any) ([]byte, error) {
+	var body io.Reader
+	if object != nil {
+		encoded, err := json.Marshal(object)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(encoded)
+	}
+	request, err := http.NewRequestWithContext(ctx, method, a.server+path, body)
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := a.client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	answer, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode >= 300 {
+		err = fmt.Errorf("%w: %s %s: %s: %s", errAnswered, method, path, response.Status, answer)
+	}
+	return answer, err
+}
