@@ -99,7 +99,7 @@ func runServer(c *cli.Context) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	logger, closeLog, err := openLog(cfg.Logging, c.App.ErrWriter)
+	logger, gate, closeLog, err := openLog(cfg.Logging, c.App.ErrWriter)
 	if err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func runServer(c *cli.Context) error {
 	defer stop()
 	// After the first signal the second one ends the process at once.
 	context.AfterFunc(ctx, stop)
-	return server.New(cfg, root, logger, c.App.Writer).Run(ctx)
+	return server.New(cfg, root, logger, gate, c.App.Writer).Run(ctx)
 }
 
 // payloadRoot is where this program's companions are.
@@ -127,12 +127,12 @@ func payloadRoot() (string, error) {
 
 // openLog makes the process's logger, and sends the libraries' messages
 // through it too.
-func openLog(o config.Logging, fallback io.Writer) (logger *slog.Logger, closeLog func(), err error) {
+func openLog(o config.Logging, fallback io.Writer) (logger *slog.Logger, gate *log.Gate, closeLog func(), err error) {
 	out, closeLog := fallback, func() {}
 	if o.File != "" {
 		file, err := os.OpenFile(o.File, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 		if err != nil {
-			return nil, nil, fmt.Errorf("--log: %w", err)
+			return nil, nil, nil, fmt.Errorf("--log: %w", err)
 		}
 		out, closeLog = file, func() { _ = file.Close() }
 	}
@@ -141,9 +141,10 @@ func openLog(o config.Logging, fallback io.Writer) (logger *slog.Logger, closeLo
 		level = slog.LevelDebug
 	}
 	handler := log.NewHandler(out, level)
-	if err := log.Redirect(handler, log.Options{Debug: o.Debug, Verbosity: o.Verbosity, VModule: o.VModule}); err != nil {
+	gate, err = log.Redirect(handler, log.Options{Debug: o.Debug, Verbosity: o.Verbosity, VModule: o.VModule})
+	if err != nil {
 		closeLog()
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	return slog.New(handler), closeLog, nil
+	return slog.New(handler), gate, closeLog, nil
 }

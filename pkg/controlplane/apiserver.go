@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	genericapiserver "k8s.io/apiserver/pkg/server"
@@ -43,6 +44,9 @@ type APIServer struct {
 	options *options.ServerRunOptions
 	run     component.Runner
 }
+
+// shutdownTimeout is how long requests may go on when the apiserver stops.
+const shutdownTimeout = time.Second
 
 // anonymousHealth lets the unauthenticated ask for the apiserver's health and
 // for nothing else.
@@ -126,6 +130,10 @@ func (c APIServerConfig) flags() map[string]string {
 		"service-node-port-range":            c.NodePorts.String(),
 		"tls-cert-file":                      serving.Cert,
 		"tls-private-key-file":               serving.Key,
+		// WatchList needs watch progress requests, which kine answers slowly
+		// (see datastore). APIServerIdentity writes a lease every ten seconds
+		// for the sake of other apiservers, as the interoperability proxy needs it.
+		"feature-gates": "WatchList=false,WatchListClient=false,APIServerIdentity=false,UnknownVersionInteroperabilityProxy=false",
 		// Counting every resource in the datastore each minute keeps an idle
 		// machine awake for two metrics.
 		"etcd-count-metric-poll-period": "0",
@@ -169,6 +177,8 @@ func (a *APIServer) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	kube := chain.KubeAPIs.ControlPlane.Generic
+	kube.SkipOpenAPIInstallation = true // see openAPI
 	completeChain, err := chain.Complete()
 	if err != nil {
 		return err
@@ -177,6 +187,12 @@ func (a *APIServer) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// The aggregator delegates to the server of the built-in APIs.
+	builtIn, ok := server.GenericAPIServer.NextDelegate().(*genericapiserver.GenericAPIServer)
+	if !ok {
+		return fmt.Errorf("the aggregator delegates to a %T", server.GenericAPIServer.NextDelegate())
+	}
+	serveOpenAPI(builtIn, kube.OpenAPIConfig, kube.OpenAPIV3Config)
 	loopback := server.GenericAPIServer.LoopbackClientConfig
 	err = server.GenericAPIServer.AddPostStartHook("kedge/bootstrap-roles", func(hook genericapiserver.PostStartHookContext) error {
 		return bootstrapRoles(hook, loopback)
@@ -184,6 +200,8 @@ func (a *APIServer) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Watches of clients elsewhere last until they are cut off.
+	server.GenericAPIServer.ShutdownTimeout = shutdownTimeout
 	prepared, err := server.PrepareRun()
 	if err != nil {
 		return err

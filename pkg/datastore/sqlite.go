@@ -27,6 +27,12 @@ var sqliteMagic = []byte("SQLite format 3\x00")
 // rewrites the whole file at each start, is off.
 const sqliteOptions = "_journal_mode=WAL&_busy_timeout=30000&_synchronous=FULL&_txlock=immediate&_stmt_cache_size=20&_kine_disable_startup_vacuum"
 
+// emulatedVersion is the etcd that kine answers as: the last one without
+// reliable watch progress requests. Above it the apiserver serves consistent
+// lists from its watch cache, after waiting for kine's next progress report, up
+// to 200 ms (at start-up, seconds); below it they are read from SQLite at once.
+const emulatedVersion = "3.5.12"
+
 // SQLite is the default datastore as a component.
 type SQLite struct {
 	dir    string
@@ -62,7 +68,7 @@ func (s *SQLite) Start(ctx context.Context) error {
 		Endpoint:            "sqlite://" + path + "?" + sqliteOptions,
 		WaitGroup:           &s.wg,
 		NotifyInterval:      5 * time.Second,
-		EmulatedETCDVersion: "3.6.11",
+		EmulatedETCDVersion: emulatedVersion,
 		CompactTimeout:      5 * time.Second,
 		CompactMinRetain:    1000,
 		CompactBatchSize:    1000,

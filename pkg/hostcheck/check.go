@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"runtime"
 	"slices"
@@ -274,10 +275,12 @@ func (h Host) forwardingFinding(name, sysctl string) Finding {
 		return okf(name, "on")
 	case h.sysctlWritable(file):
 		return okf(name, "off; it is switched on with the pod network")
+	case !h.asRoot():
+		return unknownf(name, "off; whether it can be switched on is for root to see")
 	}
 	return Finding{
 		Name: name, Level: Failure, Detail: sysctl + " is off and read-only here: pods reach nothing beyond this node",
-		Fix: sysctlFix(sysctl, 1) + " (as root; outside, if this is a container)",
+		Fix: sysctlFix(sysctl, 1) + " (outside, if this is a container)",
 	}
 }
 
@@ -316,6 +319,8 @@ func (h Host) conntrackFinding() Finding {
 		return okf(name, "the limit (%d) can be set", limit)
 	case limit >= want:
 		return okf(name, "the limit can't be set here, but it is high enough (%d)", limit)
+	case !h.asRoot():
+		return unknownf(name, "the limit is %d; whether it can be set is for root to see", limit)
 	}
 	return Finding{
 		Name: name, Level: Warning, Detail: fmt.Sprintf("the limit of tracked connections is %d and can't be set here, as this is not the machine's first network namespace", limit),
@@ -404,12 +409,16 @@ func (h Host) checkStorage(_ context.Context, req Request) []Finding {
 		return nil
 	}
 	dir := h.path(req.DataDir)
-	return []Finding{writableFinding(dir), spaceFinding(dir), execFinding(dir), overlayFinding(dir)}
+	return []Finding{h.writableFinding(dir), spaceFinding(dir), execFinding(dir), overlayFinding(dir)}
 }
 
-func writableFinding(dir string) Finding {
+func (h Host) writableFinding(dir string) Finding {
 	const name = "data directory"
-	if err := Writable(dir); err != nil {
+	err := Writable(dir)
+	switch {
+	case errors.Is(err, fs.ErrPermission) && !h.asRoot():
+		return unknownf(name, "%v; root may do more", err)
+	case err != nil:
 		return Finding{
 			Name: name, Level: Failure, Detail: err.Error(),
 			Fix: "choose another directory with --data-dir, or make this one writable for root",

@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // goodMachine has all that files can tell of a machine fit for Kedge.
@@ -176,6 +179,47 @@ func TestCheckClock(t *testing.T) {
 			t.Errorf("%v: %+v", c.now, f)
 		}
 	}
+}
+
+func TestReadOnlySysctls(t *testing.T) {
+	const forward = "/proc/sys/net/ipv4/ip_forward"
+	for uid, want := range map[string]Level{"0": Failure, "1000": Unknown} {
+		h := sealedMachine(t, map[string]string{
+			"/proc/self/status": "Uid:\t" + uid + "\t" + uid + "\n", forward: "0\n", conntrackMax: "1024\n",
+		})
+		if f := h.forwardingFinding("forwarding", "net.ipv4.ip_forward"); f.Level != want {
+			t.Errorf("user %s: %+v", uid, f)
+		}
+		if want == Failure {
+			want = Warning
+		}
+		if f := h.conntrackFinding(); f.Level != want {
+			t.Errorf("user %s: %+v", uid, f)
+		}
+	}
+	h := sealedMachine(t, map[string]string{conntrackMax: "99999999\n"})
+	if f := h.conntrackFinding(); f.Level != OK {
+		t.Errorf("a high limit: %+v", f)
+	}
+}
+
+// sealedMachine makes up a machine on a file system that is then mounted read-only.
+func sealedMachine(t *testing.T, files map[string]string) Host {
+	t.Helper()
+	dir := mounted(t, "tmpfs", "tmpfs", "", 0)
+	for name, content := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	return Host{Root: dir}
 }
 
 // TestCheckNothingKnown has no finding of what is not known say it is fine.

@@ -24,7 +24,8 @@ import (
 // this process runs on.
 type Host struct {
 	// Root is where the machine's /proc, /sys, /etc … are. With any other value
-	// than "" or "/" the machine is only read about, nothing is tried on it.
+	// than "" or "/" the machine is only read about; nothing is tried on it but
+	// the data directory.
 	Root string
 }
 
@@ -98,6 +99,12 @@ func (h Host) effectiveUID() (int, error) {
 		return 0, fmt.Errorf("/proc/self/status: Uid %q is not a list of ids", s)
 	}
 	return strconv.Atoi(ids[1])
+}
+
+// asRoot says whether this process acts as root; if that can't be read, it says no.
+func (h Host) asRoot() bool {
+	uid, err := h.effectiveUID()
+	return err == nil && uid == 0
 }
 
 // capabilities returns the effective capabilities, one bit each.

@@ -105,10 +105,10 @@ func TestConntrackMaxWritable(t *testing.T) {
 
 func TestConntrackMaxInNewNetwork(t *testing.T) {
 	needRoot(t)
+	if !(Host{}).exists(conntrackMax) {
+		t.Skip("nf_conntrack isn't loaded")
+	}
 	err := onNewNetwork(func() error {
-		if _, err := os.Stat(conntrackMax); err != nil {
-			t.Skip("nf_conntrack isn't loaded")
-		}
 		before, err := os.ReadFile(conntrackMax)
 		if err != nil {
 			return err

@@ -33,7 +33,7 @@ func Writable(dir string) error {
 	case errors.Is(err, unix.EROFS):
 		return fmt.Errorf("write to %s: %s is on a file system mounted read-only", dir, existing)
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return fmt.Errorf("write to %s: no permission to write to %s", dir, existing)
+		return fmt.Errorf("write to %s: %s: %w", dir, existing, fs.ErrPermission)
 	}
 	return fmt.Errorf("write to %s: %w", dir, err)
 }
@@ -115,11 +115,14 @@ func OverlayUsable(dir string) (err error) {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(err, unix.EPERM) && os.Geteuid() != 0:
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(err, errMayNotMount):
 		return fmt.Errorf("overlayfs: %w: %w", ErrUntried, err)
 	}
 	return fmt.Errorf("overlayfs can't be used on %s (%s): %w", existing, fileSystem(existing), err)
 }
+
+// errMayNotMount says that this process can't mount anything.
+var errMayNotMount = errors.New("mounting takes root with CAP_SYS_ADMIN")
 
 // makeLayers makes the directories of an overlay, and something in the lower one.
 func makeLayers(dir string) error {
@@ -177,10 +180,12 @@ func tryOverlayIn(dir string) error {
 // descriptor of its root. It is attached nowhere and ends with the descriptor.
 func overlay(dir string) (int, error) {
 	fsfd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-	if errors.Is(err, unix.ENODEV) {
+	switch {
+	case errors.Is(err, unix.ENODEV):
 		return -1, errors.New("the kernel has no overlayfs")
-	}
-	if err != nil {
+	case errors.Is(err, unix.EPERM):
+		return -1, errMayNotMount
+	case err != nil:
 		return -1, err
 	}
 	defer unix.Close(fsfd) //nolint:errcheck // nothing was written to it

@@ -21,8 +21,8 @@ func Set(fs *pflag.FlagSet, own map[string]string, option string, user []config.
 	}
 	for _, name := range slices.Sorted(maps.Keys(own)) {
 		// A list flag appends from its second value on: the user's values
-		// replace Kedge's instead of joining them.
-		if given[name] {
+		// replace Kedge's instead of joining them. Feature gates do join.
+		if given[name] && name != "feature-gates" {
 			continue
 		}
 		if err := fs.Set(name, own[name]); err != nil {

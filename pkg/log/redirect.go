@@ -29,14 +29,19 @@ type Options struct {
 // Redirect sends what Kubernetes (klog), containerd and kine (logrus), gRPC
 // and the standard library log through the handler. At their default,
 // Kubernetes' informational messages are debug messages of Kedge's.
-func Redirect(h slog.Handler, o Options) error {
+//
+// The gate it returns holds the libraries' warnings and errors back until it
+// is opened: while parts wait for each other, most are about that.
+func Redirect(out slog.Handler, o Options) (*Gate, error) {
+	gate := newGate(out, o.Debug || o.Verbosity > 0)
+	h := slog.Handler(gate.handler())
 	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(flags)
 	if err := flags.Set("v", strconv.Itoa(o.Verbosity)); err != nil {
-		return err
+		return nil, err
 	}
 	if err := flags.Set("vmodule", o.VModule); err != nil {
-		return fmt.Errorf("vmodule: %w", err)
+		return nil, fmt.Errorf("vmodule: %w", err)
 	}
 	kube := &kubeHandler{next: h, verbosity: o.Verbosity, shown: o.Debug || o.Verbosity > 0}
 	klog.SetLoggerWithOptions(logr.FromSlogHandler(kube), klog.ContextualLogger(true), klog.WriteKlogBuffer(kube.writeKlog))
@@ -51,7 +56,7 @@ func Redirect(h slog.Handler, o Options) error {
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
 	golog.SetFlags(0)
 	golog.SetOutput(lineWriter{h})
-	return nil
+	return gate, nil
 }
 
 // kubeHandler takes klog's structured messages.

@@ -5,6 +5,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -61,6 +62,7 @@ func NewKubelet(c KubeletConfig) (*Kubelet, error) {
 	c.configure(kc)
 
 	fs := pflag.NewFlagSet("kubelet", pflag.ContinueOnError)
+	fs.SetOutput(io.Discard) // where pflag tells that a flag is deprecated
 	flags.AddFlags(fs)
 	options.AddKubeletConfigFlags(fs, kc)
 	for _, arg := range c.Node.KubeletArgs {

@@ -83,8 +83,9 @@ func (c KubeProxyConfig) flags() map[string]string {
 
 func (*KubeProxy) Name() string { return "kube-proxy" }
 
-// Needs the kubelet, because kube-proxy looks up its own Node when it starts.
-func (*KubeProxy) Needs() []string { return []string{"apiserver", "kubelet"} }
+// Needs the network, because kube-proxy looks up its own Node when it starts,
+// and one without an address only each second: the network waits for it.
+func (*KubeProxy) Needs() []string { return []string{"apiserver", "network"} }
 
 func (p *KubeProxy) Start(context.Context) error {
 	p.run.Run(p.options.Run)

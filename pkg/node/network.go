@@ -207,9 +207,23 @@ func (n *Network) writeCNIConfig(cidrs []string) error {
 	if err := os.MkdirAll(n.config.CNIConfig, 0o700); err != nil {
 		return err
 	}
-	changed, err := atomicfile.Update(filepath.Join(n.config.CNIConfig, "10-kedge.conflist"), append(conf, '\n'), 0o600)
-	if changed {
-		n.config.Log.Debug("pod network configured", "component", n.Name(), "ranges", cidrs)
+	return n.installCNIConfig(append(conf, '\n'))
+}
+
+// installCNIConfig puts the file where containerd watches. containerd reloads
+// when a file there is written or renamed, not when one appears, and complains
+// when it finds none that is whole: so the file is written elsewhere, moved in
+// under another name, and renamed.
+func (n *Network) installCNIConfig(conf []byte) error {
+	const name = "10-kedge.conflist"
+	dir := n.config.CNIConfig
+	staged := filepath.Join(filepath.Dir(dir), name)
+	if err := atomicfile.Write(staged, conf, 0o600); err != nil {
+		return err
 	}
-	return err
+	arrived := filepath.Join(dir, name+".new")
+	if err := os.Rename(staged, arrived); err != nil {
+		return err
+	}
+	return os.Rename(arrived, filepath.Join(dir, name))
 }

@@ -8,10 +8,11 @@
 package payload
 
 import (
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
+	"strings"
 )
 
 // Program is the path, inside the payload, of the program that the launcher
@@ -19,8 +20,9 @@ import (
 const Program = "bin/kedge"
 
 // WindowLog is the binary logarithm of the largest zstd window that a payload
-// may use. Decoding takes about twice the window in memory, 256 MiB here.
-const WindowLog = 27
+// may use. Decoding takes twice the window in memory, 128 MiB here; a window
+// twice as long makes the file only a hundredth smaller.
+const WindowLog = 26
 
 // File is an open kedge file.
 type File struct {
@@ -74,6 +76,7 @@ func Current(exe string) (root, dataDir string, err error) {
 // storeDir is the directory that holds the unpacked payloads.
 func storeDir(dataDir string) string { return filepath.Join(dataDir, "data") }
 
-var idPattern = regexp.MustCompile(`^[0-9a-f]{16}$`)
-
-func isID(name string) bool { return idPattern.MatchString(name) }
+func isID(name string) bool {
+	b, err := hex.DecodeString(name)
+	return err == nil && len(b) == idBytes && name == strings.ToLower(name)
+}

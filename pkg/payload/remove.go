@@ -5,9 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
-	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -108,7 +109,8 @@ func identify(info fs.FileInfo) (fileID, bool) {
 
 // inUse tells which of the directories some process runs a program from.
 func inUse(dirs []*os.File) (map[string]bool, error) {
-	owner := map[fileID]string{}
+	owner := map[fileID]string{}           // the directory that holds a file
+	called := map[string]map[string]bool{} // the directories that hold a file of that name
 	for _, dir := range dirs {
 		err := filepath.WalkDir(dir.Name(), func(_ string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() {
@@ -121,6 +123,11 @@ func inUse(dirs []*os.File) (map[string]bool, error) {
 			if id, ok := identify(info); ok {
 				owner[id] = dir.Name()
 			}
+			name := d.Name()[:min(len(d.Name()), commLen)]
+			if called[name] == nil {
+				called[name] = map[string]bool{}
+			}
+			called[name][dir.Name()] = true
 			return nil
 		})
 		if err != nil {
@@ -128,36 +135,27 @@ func inUse(dirs []*os.File) (map[string]bool, error) {
 		}
 	}
 	used := map[string]bool{}
-	procs, err := os.ReadDir("/proc")
+	procs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range procs {
-		if _, err := strconv.Atoi(p.Name()); err != nil {
-			continue
-		}
-		info, err := os.Stat(filepath.Join("/proc", p.Name(), "exe"))
+	for _, proc := range procs {
+		info, err := os.Stat(filepath.Join(proc, "exe"))
 		switch {
 		case err == nil:
 			if id, ok := identify(info); ok && owner[id] != "" {
 				used[owner[id]] = true
 			}
-		case errors.Is(err, fs.ErrPermission) && ownProcess(p):
-			// It may run from any of them.
-			for _, dir := range dirs {
-				used[dir.Name()] = true
-			}
-		default: // it has ended, or is a kernel thread, or someone else's
+		case errors.Is(err, fs.ErrPermission):
+			// A process with more rights than this one has shows no more than
+			// its name.
+			comm, _ := os.ReadFile(filepath.Join(proc, "comm")) //nolint:gosec // not from outside
+			maps.Copy(used, called[strings.TrimSpace(string(comm))])
+		default: // it has ended, or is a kernel thread
 		}
 	}
 	return used, nil
 }
 
-func ownProcess(proc fs.DirEntry) bool {
-	info, err := proc.Info()
-	if err != nil {
-		return false
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && int(st.Uid) == os.Geteuid()
-}
+// commLen is the length that the kernel cuts the names of processes to.
+const commLen = 15

@@ -32,8 +32,11 @@ type Trailer struct {
 	LauncherSum [sha256.Size]byte // of the launcher
 }
 
+// idBytes is how much of the checksum names a payload.
+const idBytes = 8
+
 // ID names the payload: the first 16 hexadecimal digits of its SHA-256.
-func (t Trailer) ID() string { return hex.EncodeToString(t.Sum[:8]) }
+func (t Trailer) ID() string { return hex.EncodeToString(t.Sum[:idBytes]) }
 
 // FileSize is the length in bytes of the whole kedge file.
 func (t Trailer) FileSize() int64 { return t.Offset + t.Length + TrailerSize }

@@ -48,6 +48,7 @@ func (s *Server) announce(ctx context.Context, began time.Time) {
 			s.log.Info("node is Ready", "node", s.config.Node.Name, "at", nodeReady.Round(time.Millisecond))
 		}
 		if state.missing == "" {
+			s.gate.Open()
 			s.print(state, time.Since(began))
 			return
 		}
@@ -59,6 +60,7 @@ func (s *Server) announce(ctx context.Context, began time.Time) {
 		case <-tick.C:
 		case <-ctx.Done():
 			if context.Cause(ctx) == context.DeadlineExceeded {
+				s.gate.Release()
 				s.log.Warn("not everything is ready; look with: kedge kubectl get pods -A", "missing", state.missing, "limit", announceLimit)
 			}
 			return

@@ -40,6 +40,7 @@ type Server struct {
 	config  *config.Server
 	payload string // directory of the unpacked programs and images
 	log     *slog.Logger
+	gate    Gate
 	out     io.Writer // for the person who started it
 	host    hostcheck.Host
 
@@ -50,10 +51,18 @@ type Server struct {
 	snapshotter string
 }
 
+// Gate holds back what the libraries complain about while parts start and
+// stop. Release logs what was held back.
+type Gate interface {
+	Open()
+	Close()
+	Release()
+}
+
 // New makes a server that takes its programs and images from the payload
 // directory, logs to log, and says to out what a person wants to know.
-func New(c *config.Server, payload string, log *slog.Logger, out io.Writer) *Server {
-	return &Server{config: c, payload: payload, log: log, out: out, layout: pki.NewLayout(c.Paths.Server()), snapshotter: c.Node.Snapshotter}
+func New(c *config.Server, payload string, log *slog.Logger, gate Gate, out io.Writer) *Server {
+	return &Server{config: c, payload: payload, log: log, gate: gate, out: out, layout: pki.NewLayout(c.Paths.Server()), snapshotter: c.Node.Snapshotter}
 }
 
 // Run starts the server and returns when ctx ends or a part of it fails for
@@ -100,7 +109,10 @@ func (s *Server) supervise(ctx context.Context, manager *component.Manager, bega
 		<-announced
 	} else if ctx.Err() != nil {
 		err = nil // asked to stop while starting
+	} else {
+		s.gate.Release()
 	}
+	s.gate.Close()
 	stopping := time.Now()
 	s.log.Info("stopping; pods keep running")
 	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/kedge-k8s/kedge/pkg/payload"
@@ -58,12 +60,16 @@ func write(ctx context.Context, w io.Writer, launcher, root string, compress com
 		return t, err
 	}
 	back := newMeter(w)
-	size, entries, err := writePayload(ctx, back, root, compress)
+	list, err := entries(root)
+	if err != nil {
+		return t, err
+	}
+	size, err := writePayload(ctx, back, list, compress)
 	if err != nil {
 		return t, err
 	}
 	t = payload.Trailer{
-		Offset: front.n, Length: back.n, Size: size, Entries: entries,
+		Offset: front.n, Length: back.n, Size: size, Entries: int64(len(list)),
 		Sum: back.sum(), LauncherSum: front.sum(),
 	}
 	_, err = w.Write(t.Append(nil))
@@ -71,26 +77,35 @@ func write(ctx context.Context, w io.Writer, launcher, root string, compress com
 }
 
 // writePayload writes the compressed archive and returns its size before
-// compression and the number of entries.
-func writePayload(ctx context.Context, w io.Writer, root string, compress compressor) (size, entries int64, err error) {
+// compression.
+func writePayload(ctx context.Context, w io.Writer, list []entry, compress compressor) (size int64, err error) {
 	zw, err := compress.open(ctx, w)
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
 	archive := newMeter(zw)
-	entries, err = writeTar(archive, root)
-	if err := errors.Join(err, zw.Close()); err != nil {
-		return 0, 0, err
+	err = writeTar(archive, list)
+	// A compressor that fails is why the archive can't be written to it.
+	if closeErr := zw.Close(); closeErr != nil {
+		err = closeErr
 	}
-	return archive.n, entries, nil
+	return archive.n, err
 }
 
-// writeTar archives the content of root in the order of the paths. Owner, time
-// and all of the mode but the right to run are left out: they differ from one
-// build to the next.
-func writeTar(w io.Writer, root string) (entries int64, err error) {
-	tw := tar.NewWriter(w)
-	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+// entry is a file, directory or link below the root.
+type entry struct {
+	path string
+	name string // path below the root, with slashes
+	mode fs.FileMode
+	size int64 // of a file
+}
+
+// entries lists what is below root: directories and links in the order of
+// their paths, then files from the largest to the smallest. So programs that
+// have much in common stand close together, within the compressor's window.
+func entries(root string) ([]entry, error) {
+	var list []entry
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || path == root {
 			return err
 		}
@@ -98,32 +113,62 @@ func writeTar(w io.Writer, root string) (entries int64, err error) {
 		if err != nil {
 			return err
 		}
-		entries++
-		return writeEntry(tw, path, filepath.ToSlash(name), d)
-	})
-	return entries, errors.Join(err, tw.Close())
-}
-
-func writeEntry(tw *tar.Writer, path, name string, d fs.DirEntry) error {
-	hdr := &tar.Header{Name: name, Mode: 0o755, ModTime: time.Unix(0, 0)}
-	switch d.Type() {
-	case fs.ModeDir:
-		hdr.Typeflag, hdr.Name = tar.TypeDir, name+"/"
-		return tw.WriteHeader(hdr)
-	case fs.ModeSymlink:
-		target, err := os.Readlink(path)
+		info, err := d.Info()
 		if err != nil {
 			return err
 		}
-		if err := payload.CheckLink(name, target); err != nil {
+		e := entry{path: path, name: filepath.ToSlash(name), mode: info.Mode()}
+		if info.Mode().IsRegular() {
+			e.size = info.Size()
+		}
+		list = append(list, e)
+		return nil
+	})
+	slices.SortStableFunc(list, func(a, b entry) int {
+		switch {
+		case a.mode.IsRegular() == b.mode.IsRegular():
+			return cmp.Compare(b.size, a.size)
+		case b.mode.IsRegular():
+			return -1
+		}
+		return 1
+	})
+	return list, err
+}
+
+// writeTar archives the entries. Owner, time and all of the mode but the right
+// to run are left out: they differ from one build to the next.
+func writeTar(w io.Writer, list []entry) error {
+	tw := tar.NewWriter(w)
+	for _, e := range list {
+		if err := writeEntry(tw, e); err != nil {
+			return err
+		}
+	}
+	return tw.Close()
+}
+
+func writeEntry(tw *tar.Writer, e entry) error {
+	hdr := &tar.Header{Name: e.name, Mode: 0o755, ModTime: time.Unix(0, 0)}
+	switch e.mode.Type() {
+	case fs.ModeDir:
+		hdr.Typeflag, hdr.Name = tar.TypeDir, e.name+"/"
+		return tw.WriteHeader(hdr)
+	case fs.ModeSymlink:
+		target, err := os.Readlink(e.path)
+		if err != nil {
+			return err
+		}
+		if err := payload.CheckLink(e.name, target); err != nil {
 			return err
 		}
 		hdr.Typeflag, hdr.Linkname = tar.TypeSymlink, target
 		return tw.WriteHeader(hdr)
 	case 0:
-		return writeFile(tw, path, hdr)
+		hdr.Typeflag, hdr.Size, hdr.Mode = tar.TypeReg, e.size, int64(payload.Mode(e.mode))
+		return writeFile(tw, e.path, hdr)
 	}
-	return fmt.Errorf("%s: neither a file nor a directory nor a symbolic link", path)
+	return fmt.Errorf("%s: neither a file nor a directory nor a symbolic link", e.path)
 }
 
 func writeFile(tw *tar.Writer, path string, hdr *tar.Header) error {
@@ -132,15 +177,10 @@ func writeFile(tw *tar.Writer, path string, hdr *tar.Header) error {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	hdr.Typeflag, hdr.Size, hdr.Mode = tar.TypeReg, info.Size(), int64(payload.Mode(info.Mode()))
 	if err := tw.WriteHeader(hdr); err != nil {
 		return err
 	}
-	_, err = io.Copy(tw, f)
+	_, err = io.Copy(tw, f) // fails if the file has grown, Close if it has shrunk
 	return err
 }
 

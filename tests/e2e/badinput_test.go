@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"context"
-	"os/exec"
 	"runtime"
 	"strings"
 	"syscall"
@@ -93,11 +92,7 @@ func TestBadInput(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			command := append(test.under, "/usr/local/bin/kedge", "server")
-			path, err := exec.LookPath(command[0])
-			if err != nil {
-				path = command[0] // only the host has it
-			}
-			cmd := host.Command(ctx, path, append(command[1:], test.args...)...)
+			cmd := host.Command(ctx, command[0], append(command[1:], test.args...)...)
 			var stdout, stderr strings.Builder
 			cmd.Stdout, cmd.Stderr = &stdout, &stderr
 			if test.user != 0 {

@@ -79,9 +79,9 @@ func newAPI(t *testing.T, host *testbed.Host) *api {
 	}}
 }
 
-// errAnswered is in the error of a request that the API server has refused, in
-// contrast to one whose fate isn't known.
-var errAnswered = errors.New("refused")
+// errRefused is in the error of a request that the API server takes for a
+// mistake of the client, in contrast to one it could not fulfil.
+var errRefused = errors.New("refused")
 
 // do sends an object, if there is one, and returns what comes back.
 func (a *api) do(ctx context.Context, method, path string, object any) ([]byte, error) {
@@ -104,8 +104,12 @@ func (a *api) do(ctx context.Context, method, path string, object any) ([]byte, 
 	}
 	defer response.Body.Close()
 	answer, err := io.ReadAll(response.Body)
-	if err == nil && response.StatusCode >= 300 {
-		err = fmt.Errorf("%w: %s %s: %s: %s", errAnswered, method, path, response.Status, answer)
+	if err != nil || response.StatusCode < 300 {
+		return answer, err
 	}
-	return answer, err
+	err = fmt.Errorf("%s %s: %s: %s", method, path, response.Status, answer)
+	if response.StatusCode < 500 && response.StatusCode != http.StatusTooManyRequests {
+		err = fmt.Errorf("%w: %w", errRefused, err)
+	}
+	return nil, err
 }

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kedge-k8s/kedge/pkg/payload"
 	"github.com/kedge-k8s/kedge/tests/testbed"
 )
 
@@ -118,7 +119,7 @@ func TestRestart(t *testing.T) {
 		comesBack(t)
 	})
 	t.Run("upgrade", func(t *testing.T) {
-		other := repack(t, c.node.Binary)
+		other := repack(t, c.node)
 		if took, code, err := c.server.Stop(time.Minute); err != nil || code != 0 {
 			t.Fatalf("stopping took %s and ended with code %d, error %v", took, code, err)
 		}
@@ -162,18 +163,31 @@ func TestRestart(t *testing.T) {
 	})
 }
 
-// repack makes a kedge file with a different payload: an upgrade as the machine
-// sees it.
-func repack(t *testing.T, file string) string {
+// repack makes a kedge file with a different payload, an upgrade as the machine
+// sees it, from the file that the host runs and has unpacked.
+func repack(t *testing.T, host *testbed.Host) string {
 	t.Helper()
-	root, err := testbed.ModuleRoot()
+	module, err := testbed.ModuleRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
-	other := filepath.Join(t.TempDir(), "kedge")
-	cmd := exec.CommandContext(t.Context(), "make", "-C", root, "repack", "FROM="+file, "TO="+other)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", cmd, err, out)
+	file, err := payload.Open(host.Binary, host.Binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	dir := t.TempDir()
+	launcher, root, other := filepath.Join(dir, "launcher"), filepath.Join(dir, "root"), filepath.Join(dir, "kedge")
+	for _, command := range [][]string{
+		{"sh", "-c", fmt.Sprintf("head -c %d %s > %s && chmod 755 %s", file.Offset, host.Binary, launcher, launcher)},
+		{"cp", "-a", host.Path(payload.Dir("/var/lib/kedge", file.ID())), root},
+		{"touch", filepath.Join(root, "changed")},
+		{"go", "-C", module, "run", "-mod=mod", "./scripts/pack", "-level=fast", "-launcher=" + launcher, "-root=" + root, "-out=" + other},
+	} {
+		cmd := exec.CommandContext(t.Context(), command[0], command[1:]...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", cmd, err, out)
+		}
 	}
 	return other
 }
@@ -220,7 +234,7 @@ func (h *history) write(ctx context.Context, a *api) error {
 				delete(h.known, name)
 			}
 			h.mu.Unlock()
-			if errors.Is(err, errAnswered) {
+			if errors.Is(err, errRefused) {
 				return err
 			}
 			if err != nil {

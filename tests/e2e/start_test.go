@@ -280,12 +280,13 @@ func refused(t *testing.T, result testbed.Result, want ...string) {
 	if result.Code <= 0 {
 		t.Errorf("ends with code %d", result.Code)
 	}
-	if lines := strings.Count(strings.TrimRight(result.Stderr, "\n"), "\n") + 1; lines != 1 || result.Stdout != "" {
-		t.Errorf("says more than one line:\n%s%s", result.Stdout, result.Stderr)
+	lines := strings.Split(strings.TrimRight(result.Stdout+result.Stderr, "\n"), "\n")
+	if len(lines) != 1 || result.Stdout != "" {
+		t.Errorf("says %d lines instead of 1, at the end:\n%s", len(lines), strings.Join(lines[max(0, len(lines)-5):], "\n"))
 	}
 	for _, text := range want {
 		if !strings.Contains(result.Stderr, text) {
-			t.Errorf("doesn't say %q, but: %s", text, result.Stderr)
+			t.Errorf("doesn't say %q, but: %s", text, lines[len(lines)-1])
 		}
 	}
 }

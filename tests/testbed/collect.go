@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -76,12 +75,8 @@ func (h *Host) collect(dir string) {
 		commands["pods.yaml"] = []string{h.Binary, "kubectl", "get", "pods", "-A", "-o", "yaml"}
 	}
 	for name, command := range commands {
-		path := command[0]
-		if _, err := exec.LookPath(path); err != nil {
-			continue
-		}
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		result, err := h.Run(ctx, nil, path, command[1:]...)
+		result, err := h.Run(ctx, nil, command[0], command[1:]...)
 		cancel()
 		content := result.Stdout + result.Stderr
 		if err != nil {

@@ -11,11 +11,18 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Disk is what a host has on its disk beyond the machine's own files: what each
-// path is (mode, owner, size, content), without times.
+// path is. Files are told by their content, large ones by their time.
 type Disk map[string]string
+
+// largeFile is the size in bytes from which reading a file takes too long.
+const largeFile = 1 << 20
+
+// differences is how many of them an error lists.
+const differences = 20
 
 // Disk reads the host's disk. Nothing should be writing to it meanwhile.
 func (h *Host) Disk() (Disk, error) {
@@ -43,6 +50,8 @@ func describe(path string, entry fs.DirEntry) (string, error) {
 		return "", err
 	}
 	switch {
+	case info.Mode().IsRegular() && info.Size() > largeFile:
+		return fmt.Sprintf("%s, %d bytes of %s", info.Mode(), info.Size(), info.ModTime().Format(time.StampNano)), nil
 	case info.Mode().IsRegular():
 		file, err := os.Open(path)
 		if err != nil {
@@ -66,6 +75,7 @@ func describe(path string, entry fs.DirEntry) (string, error) {
 // below the given paths; nil when there are none.
 func (d Disk) Compare(before Disk, except ...string) error {
 	var all []error
+	more := 0
 	paths := slices.Sorted(maps.Keys(d))
 	for path := range before {
 		if _, ok := d[path]; !ok {
@@ -76,6 +86,10 @@ func (d Disk) Compare(before Disk, except ...string) error {
 		if d[path] == before[path] || below(path, except) {
 			continue
 		}
+		if len(all) == differences {
+			more++
+			continue
+		}
 		was, is := before[path], d[path]
 		if was == "" {
 			was = "nothing"
@@ -84,6 +98,9 @@ func (d Disk) Compare(before Disk, except ...string) error {
 			is = "nothing"
 		}
 		all = append(all, fmt.Errorf("%s: was %s, is %s", path, was, is))
+	}
+	if more > 0 {
+		all = append(all, fmt.Errorf("and %d more", more))
 	}
 	return errors.Join(all...)
 }

@@ -82,19 +82,40 @@ func (h *Host) Path(path string) string {
 	return filepath.Join("/proc", fmt.Sprint(h.space.pid()), "root", path)
 }
 
+// searchPath is where a host looks for programs.
+const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 // environment of all that runs on a host: none of the test's own variables,
 // KEDGE_… least of all.
 func environment() []string {
 	return []string{
-		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"PATH=" + searchPath,
 		"HOME=/var/lib/home", // private to the host, unlike /root
 		"LANG=C.UTF-8",
 	}
 }
 
+// lookPath finds a program on the host by its name.
+func (h *Host) lookPath(name string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	for _, dir := range filepath.SplitList(searchPath) {
+		path := filepath.Join(dir, name)
+		// Where a link leads, only the host can tell.
+		if info, err := os.Lstat(h.Path(path)); err == nil && !info.IsDir() {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("host %s: %w: %s", h.Name, exec.ErrNotFound, name)
+}
+
 // Command prepares a command for StartCommand.
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
+	if h.space != nil {
+		cmd.Path, cmd.Err = h.lookPath(name)
+	}
 	cmd.Env = environment()
 	// A child that keeps the output open must not keep the test.
 	cmd.WaitDelay = 5 * time.Second

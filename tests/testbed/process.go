@@ -67,10 +67,12 @@ func (p *Process) Running() bool {
 func (p *Process) Wait(limit time.Duration) (int, error) {
 	select {
 	case <-p.done:
-		return p.cmd.ProcessState.ExitCode(), nil
 	case <-time.After(limit):
+	}
+	if p.Running() {
 		return 0, fmt.Errorf("kedge %s on host %s still runs after %s", strings.Join(p.Args, " "), p.host.Name, limit)
 	}
+	return p.cmd.ProcessState.ExitCode(), nil
 }
 
 // Kill ends the process with SIGKILL. Its containers keep running.
