@@ -21,7 +21,7 @@ COMMIT := $(shell $(GIT) rev-parse --short=8 HEAD 2>/dev/null || echo unknown)
 TREE := $(shell test -z "$$($(GIT) status --porcelain 2>/dev/null)" && echo clean || echo dirty)
 KUBE_NUMBERS := $(subst ., ,$(patsubst v%,%,$(KUBERNETES)))
 
-TAGS := sqlite_omit_load_extension netgo osusergo providerless no_btrfs no_devmapper no_zfs
+TAGS := sqlite_omit_load_extension netgo osusergo providerless no_btrfs no_devmapper no_zfs kustomize_disable_go_plugin_support
 stamp = -X $(1)=$(2)
 KUBE_STAMP := k8s.io/component-base/version
 LDFLAGS := -s -w \

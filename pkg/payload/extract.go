@@ -131,7 +131,6 @@ func (m *meter) Read(p []byte) (int, error) {
 type readError struct{ err error }
 
 func (e *readError) Error() string { return e.err.Error() }
-func (e *readError) Unwrap() error { return e.err }
 
 func wrapRead(err error) error {
 	if err == nil {

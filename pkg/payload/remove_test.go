@@ -73,7 +73,7 @@ func install(t *testing.T, dataDir string, ids ...string) {
 func run(t *testing.T, name string) (stop func()) {
 	t.Helper()
 	cmd := exec.Command(name)
-	cmd.Env = append(os.Environ(), idleEnv+"=1")
+	cmd.Env = append(os.Environ(), idleEnv+"=1", "GORACE=atexit_sleep_ms=0")
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -162,7 +162,7 @@ func TestRemoveOldWithoutRights(t *testing.T) {
 	}
 	defer run(t, name)()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), removeEnv+"="+dataDir)
+	cmd.Env = append(os.Environ(), removeEnv+"="+dataDir, "GORACE=atexit_sleep_ms=0")
 	out, err := cmd.CombinedOutput()
 	if want := fmt.Sprintf("[%s] <nil>\n", Dir(dataDir, id2)); err != nil || string(out) != want {
 		t.Errorf("got %q, %v, want %q", out, err, want)

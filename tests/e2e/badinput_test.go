@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"context"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -57,15 +56,15 @@ func TestBadInput(t *testing.T) {
 		{name: "service range overlaps the host's", args: []string{"--service-cidr=198.18.0.0/16"}, want: []string{"198.18.0.0/16", "eth0"}},
 		{name: "DNS address outside of the service range", args: []string{"--cluster-dns=10.99.0.10"}, want: []string{"10.99.0.10", "10.43.0.0/16"}},
 		{name: "node name", args: []string{"--node-name=Bad_Name"}, want: []string{"--node-name", "Bad_Name"}},
-		{name: "port in use", prepare: "nc -l -p 6443 > /dev/null 2>&1 & for i in $(seq 100); do grep -q ':192B .* 0A ' /proc/net/tcp* && exit 0; sleep 0.1; done; exit 1",
-			undo: "pkill -x nc", want: []string{"6443", "nc", "--https-listen-port"}},
+		{name: "port in use", prepare: "busybox nc -l -p 6443 > /dev/null 2>&1 & for i in $(seq 100); do grep -q ':192B .* 0A ' /proc/net/tcp* && exit 0; sleep 0.1; done; exit 1",
+			undo: "pkill -x busybox", want: []string{"6443", "busybox", "--https-listen-port"}},
 		{name: "not root", user: nobody, want: []string{"root", "sudo"}},
 		{name: "data directory read-only", prepare: "mount -t tmpfs -o ro none /mnt", undo: "umount /mnt",
 			args: []string{"--data-dir=/mnt/kedge"}, want: []string{"/mnt", "read-only"}},
 		{name: "data directory becomes read-only", prepare: "mount -o remount,bind,ro /var/lib/kedge", undo: "mount -o remount,bind,rw /var/lib/kedge",
 			want: []string{"/var/lib/kedge", "read-only"}},
 		{name: "data directory is a file", args: []string{"--data-dir=/etc/passwd"}, want: []string{"/etc/passwd", "not a directory"}},
-		{name: "disk full", prepare: "mount -t tmpfs -o size=8m none /mnt", undo: "test -z \"$(find /mnt -mindepth 1 -type f)\" && umount /mnt",
+		{name: "disk full", prepare: "mount -t tmpfs -o size=8m none /mnt", undo: "left=$(find /mnt -mindepth 1); umount /mnt; test -z \"$left\" || { echo left behind: $left >&2; exit 1; }",
 			args: []string{"--data-dir=/mnt"}, want: []string{"/mnt", "space", "--data-dir"}},
 		{name: "corrupt datastore", prepare: datastore("echo this is no database > state.db"),
 			want: []string{"/var/lib/kedge/server/db/state.db", "damaged", "backup"}},
@@ -74,7 +73,8 @@ func TestBadInput(t *testing.T) {
 		{name: "kubeconfig is a directory", args: []string{"--write-kubeconfig=/etc"}, want: []string{"--write-kubeconfig", "/etc", "directory"}},
 		{name: "unknown group of the kubeconfig", args: []string{"--write-kubeconfig-group=nosuchgroup"}, want: []string{"nosuchgroup"}},
 		{name: "unknown add-on", args: []string{"--disable=cordns"}, want: []string{"cordns", "coredns"}},
-		{name: "kernel too old", under: []string{"setarch", machine(), "--uname-2.6"}, want: []string{"kernel", "2.6"}},
+		{name: "kernel too old", prepare: "echo 4.19.0 > /run/release && mount --bind /run/release /proc/sys/kernel/osrelease",
+			undo: "umount /proc/sys/kernel/osrelease", want: []string{"kernel 4.19.0", "Debian 12"}},
 		{name: "data directory of a newer version", prepare: "mkdir -p /var/lib/kedge/server && echo v1.99.0+kedge1 > /var/lib/kedge/server/version",
 			want: []string{"/var/lib/kedge", "v1.99.0+kedge1"}},
 		{name: "argument for the API server", args: []string{"--kube-apiserver-arg=no-such-flag=1"}, want: []string{"no-such-flag"}},
@@ -124,12 +124,4 @@ func config(lines ...string) string {
 
 func datastore(command string) string {
 	return "mkdir -p /var/lib/kedge/server/db && cd /var/lib/kedge/server/db && " + command
-}
-
-// machine is this architecture as setarch calls it.
-func machine() string {
-	if runtime.GOARCH == "amd64" {
-		return "x86_64"
-	}
-	return runtime.GOARCH
 }
