@@ -124,8 +124,8 @@ func makeFile(name, root string) (payload.Trailer, error) {
 	return f.Trailer, f.Close()
 }
 
-// start says how to start a kedge file.
-type start struct {
+// launch says how to start a kedge file.
+type launch struct {
 	file    string // the test's own if empty
 	argv    []string
 	dataDir string
@@ -133,7 +133,7 @@ type start struct {
 	attr    *syscall.SysProcAttr
 }
 
-func (s start) command() *exec.Cmd {
+func (s launch) command() *exec.Cmd {
 	if s.file == "" {
 		s.file = built.file
 	}
@@ -158,7 +158,7 @@ type answer struct {
 	code    int
 }
 
-func (s start) run(t testing.TB) answer {
+func (s launch) run(t testing.TB) answer {
 	t.Helper()
 	cmd := s.command()
 	var stdout, stderr bytes.Buffer
@@ -176,7 +176,7 @@ func (s start) run(t testing.TB) answer {
 }
 
 // mustRun runs the probe, which has then found its payload whole.
-func (s start) mustRun(t testing.TB) answer {
+func (s launch) mustRun(t testing.TB) answer {
 	t.Helper()
 	a := s.run(t)
 	if a.code != 0 || a.Exe == "" {
@@ -186,7 +186,7 @@ func (s start) mustRun(t testing.TB) answer {
 }
 
 // mustFail expects one line of error with all the words, and nothing unpacked.
-func (s start) mustFail(t testing.TB, words ...string) {
+func (s launch) mustFail(t testing.TB, words ...string) {
 	t.Helper()
 	a := s.run(t)
 	if a.code != 1 || a.Exe != "" {
@@ -230,8 +230,24 @@ func program(dataDir string) string {
 	return filepath.Join(payload.Dir(dataDir, built.trailer.ID()), payload.Program)
 }
 
+// TestSources looks at what TestMain builds, so that the results of these
+// tests are not taken from go's test cache when it changes.
+func TestSources(t *testing.T) {
+	for _, dir := range []string{".", "testdata/probe", "../../scripts/pack", "../../pkg/payload", "../../pkg/config"} {
+		sources, err := filepath.Glob(filepath.Join(dir, "*.go"))
+		if err != nil || len(sources) == 0 {
+			t.Errorf("%s: %v, %v", dir, sources, err)
+		}
+		for _, source := range append(sources, dir) {
+			if _, err := os.Stat(source); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
 func TestStart(t *testing.T) {
-	s := start{dataDir: filepath.Join(t.TempDir(), "new", "dir"), env: []string{"X=y", "KEDGE_LAUNCHER=old"}}
+	s := launch{dataDir: filepath.Join(t.TempDir(), "new", "dir"), env: []string{"X=y", "KEDGE_LAUNCHER=old"}}
 	s.argv = []string{"any name", "server", "", "--flag=a b"}
 	for i, wantLines := range []int{2, 0} {
 		a := s.mustRun(t)
@@ -246,7 +262,7 @@ func TestStart(t *testing.T) {
 			t.Errorf("start %d: said %q", i, a.stderr)
 		}
 	}
-	if got := (start{dataDir: s.dataDir, argv: []string{"kedge", "exit-with-7"}}).run(t).code; got != 7 {
+	if got := (launch{dataDir: s.dataDir, argv: []string{"kedge", "exit-with-7"}}).run(t).code; got != 7 {
 		t.Errorf("exit code %d", got)
 	}
 	if got := store(t, s.dataDir); !slices.Equal(got, []string{".lock", built.trailer.ID()}) {
@@ -256,7 +272,7 @@ func TestStart(t *testing.T) {
 
 func TestDataDirOption(t *testing.T) {
 	dir := t.TempDir()
-	a := start{argv: []string{"kedge", "server", "--data-dir", dir}, dataDir: "/nonexistent"}.mustRun(t)
+	a := launch{argv: []string{"kedge", "server", "--data-dir", dir}, dataDir: "/nonexistent"}.mustRun(t)
 	if a.Exe != program(dir) {
 		t.Errorf("ran %s", a.Exe)
 	}
@@ -270,7 +286,7 @@ func TestSymlinks(t *testing.T) {
 			t.Fatal(err)
 		}
 		// What looks like Kedge's own option isn't if a tool is called.
-		s := start{file: link, argv: []string{link, "logs", "--data-dir=/proc/none"}, dataDir: filepath.Join(dir, "data")}
+		s := launch{file: link, argv: []string{link, "logs", "--data-dir=/proc/none"}, dataDir: filepath.Join(dir, "data")}
 		if name == "link" {
 			s.argv = s.argv[:2]
 		}
@@ -289,7 +305,7 @@ func TestNothingElseNeeded(t *testing.T) {
 		t.Fatal(err)
 	}
 	copyFile(t, filepath.Join(dir, "kedge"))
-	s := start{file: "/kedge", attr: &syscall.SysProcAttr{Chroot: dir}}
+	s := launch{file: "/kedge", attr: &syscall.SysProcAttr{Chroot: dir}}
 	s.mustFail(t, "is /proc mounted")
 	mount(t, "proc", filepath.Join(dir, "proc"), "proc", 0, "")
 	if a := s.mustRun(t); !strings.HasPrefix(a.Exe, "/var/lib/kedge/data/") {
@@ -298,7 +314,7 @@ func TestNothingElseNeeded(t *testing.T) {
 }
 
 func TestManyStarts(t *testing.T) {
-	s := start{dataDir: t.TempDir()}
+	s := launch{dataDir: t.TempDir()}
 	answers := make([]answer, 8)
 	var group sync.WaitGroup
 	for i := range answers {
@@ -318,16 +334,16 @@ func TestManyStarts(t *testing.T) {
 }
 
 func TestKilled(t *testing.T) {
-	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // no secret
+	const times = 25
 	midway := 0
-	for range 25 {
-		s := start{dataDir: t.TempDir()}
+	for i := range times {
+		s := launch{dataDir: t.TempDir()}
 		cmd := s.command()
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		// At the moment when a random part of the payload is on disk.
-		for part := random.Float64(); written(s.dataDir) < int64(part*float64(built.trailer.Size)); {
+		// Once this much is on disk, from nothing to all.
+		for part := built.trailer.Size * int64(i) / times; written(s.dataDir) < part; {
 			if _, err := os.Stat(program(s.dataDir)); err == nil {
 				break
 			}
@@ -364,7 +380,7 @@ func written(dataDir string) (sum int64) {
 }
 
 func TestInterruptedWhileWaiting(t *testing.T) {
-	s := start{dataDir: t.TempDir()}
+	s := launch{dataDir: t.TempDir()}
 	if err := os.Mkdir(filepath.Join(s.dataDir, "data"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -386,15 +402,17 @@ func TestInterruptedWhileWaiting(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := bufio.NewScanner(stderr)
-	for _, want := range []string{
-		"kedge: waiting for another kedge to release " + name,
-		"kedge: unpack Kedge: interrupted",
-	} {
+	expect := func(want string) {
+		t.Helper()
 		if lines.Scan(); lines.Text() != want {
 			t.Errorf("got %q, want %q", lines.Text(), want)
 		}
-		_ = cmd.Process.Signal(os.Interrupt) // the second time it may have ended
 	}
+	expect("kedge: waiting for another kedge to release " + name)
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Error(err)
+	}
+	expect("kedge: unpack Kedge: interrupted")
 	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 1 {
 		t.Error(err)
 	}
@@ -418,7 +436,7 @@ func TestRemovedWhileStarting(t *testing.T) {
 	if _, err := makeFile(file, small); err != nil {
 		t.Fatal(err)
 	}
-	s := start{file: file, dataDir: t.TempDir()}
+	s := launch{file: file, dataDir: t.TempDir()}
 	stop := make(chan struct{})
 	var removers, starters sync.WaitGroup
 	removed := 0
@@ -457,7 +475,7 @@ func TestRemovedWhileStarting(t *testing.T) {
 func TestDamaged(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "kedge")
 	copyFile(t, name)
-	s := start{file: name, dataDir: t.TempDir()}
+	s := launch{file: name, dataDir: t.TempDir()}
 	// The file is open for writing only while nothing runs from it.
 	change := func(do func(f *os.File) error) {
 		t.Helper()
@@ -513,7 +531,7 @@ func TestBadPlace(t *testing.T) {
 	}
 	const advice = "choose another directory with --data-dir"
 	for _, dir := range []string{file, filepath.Join(file, "below")} {
-		start{dataDir: dir}.mustFail(t, file, "not a directory", advice)
+		launch{dataDir: dir}.mustFail(t, file, "not a directory", advice)
 	}
 }
 
@@ -521,14 +539,14 @@ func TestFullDisk(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
 	mount(t, "tmpfs", dir, "tmpfs", 0, "size=2m")
-	start{dataDir: dir}.mustFail(t, dir+" (tmpfs on tmpfs)", "MB needed, 2 MB available", "free some space or choose another directory with --data-dir")
+	launch{dataDir: dir}.mustFail(t, dir+" (tmpfs on tmpfs)", "MB needed, 2 MB available", "free some space or choose another directory with --data-dir")
 }
 
 func TestReadOnlyDisk(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
 	mount(t, "tmpfs", dir, "tmpfs", 0, "")
-	s := start{dataDir: dir}
+	s := launch{dataDir: dir}
 	remount(t, dir, unix.MS_RDONLY)
 	s.mustFail(t, "read-only file system", "--data-dir")
 	remount(t, dir, 0)
@@ -541,7 +559,7 @@ func TestNoExecDisk(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
 	mount(t, "tmpfs", dir, "tmpfs", unix.MS_NOEXEC, "")
-	s := start{dataDir: dir}
+	s := launch{dataDir: dir}
 	want := []string{dir + " (tmpfs on tmpfs) is mounted noexec", "--data-dir"}
 	s.mustFail(t, want...)
 	remount(t, dir, 0)
@@ -565,13 +583,13 @@ func TestOtherUsers(t *testing.T) {
 	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(home, 0o700), os.Chown(home, 65534, 65534), os.Mkdir(shared, 0o755)); err != nil { //nolint:gosec // see above
 		t.Fatal(err)
 	}
-	user := start{dataDir: shared, env: []string{"HOME=" + home}, attr: nobody}
+	user := launch{dataDir: shared, env: []string{"HOME=" + home}, attr: nobody}
 
 	cached := program(filepath.Join(home, ".cache", "kedge"))
 	if a := user.mustRun(t); a.Exe != cached {
 		t.Errorf("nothing unpacked: ran %s", a.Exe)
 	}
-	start{dataDir: shared}.mustRun(t)
+	launch{dataDir: shared}.mustRun(t)
 	if a := user.mustRun(t); a.Exe != program(shared) || a.stderr != "" {
 		t.Errorf("root has unpacked: ran %s and said %q", a.Exe, a.stderr)
 	}
@@ -607,7 +625,7 @@ func TestProgramThatCannotRun(t *testing.T) {
 			if _, err := makeFile(file, root); err != nil {
 				t.Fatal(err)
 			}
-			a := start{file: file, dataDir: t.TempDir()}.run(t)
+			a := launch{file: file, dataDir: t.TempDir()}.run(t)
 			if a.code != 1 || !strings.Contains(a.stderr, tt.want) {
 				t.Errorf("exit code %d: %s", a.code, a.stderr)
 			}
@@ -631,11 +649,12 @@ func TestArguments(t *testing.T) {
 // BenchmarkStart measures what the launcher adds to the start of a program
 // whose payload is unpacked: compare "launched" with "direct".
 func BenchmarkStart(b *testing.B) {
-	s := start{dataDir: b.TempDir()}
+	s := launch{dataDir: b.TempDir()}
 	s.mustRun(b)
+	s.argv = []string{"kedge", "do-nothing"}
 	direct := s
 	direct.file = program(s.dataDir)
-	starts := map[string]start{"launched": s, "direct": direct}
+	starts := map[string]launch{"launched": s, "direct": direct}
 	for _, name := range slices.Sorted(maps.Keys(starts)) {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {

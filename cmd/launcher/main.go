@@ -26,10 +26,6 @@ const launcherEnv = "KEDGE_LAUNCHER"
 // self is the file this process runs from, even if it was renamed meanwhile.
 const self = "/proc/self/exe"
 
-// launches is how often to try. More than one is needed only if the payload is
-// removed while it is being started.
-const launches = 3
-
 func main() {
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "kedge:", advise(err))
@@ -56,22 +52,17 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	for range launches {
-		for _, dir := range dirs {
-			err = launch(payload.Dir(dir, file.ID()), env, false)
-			if !elsewhere(err, dir == dirs[len(dirs)-1]) {
-				return err
-			}
-		}
-		root, err := unpack(file, dirs[len(dirs)-1])
-		if err != nil {
-			return err
-		}
-		if err := launch(root, env, true); !errors.Is(err, fs.ErrNotExist) {
+	for i, dir := range dirs {
+		err := start(payload.Dir(dir, file.ID()), env)
+		if last := i == len(dirs)-1; last && !unpackable(err) {
 			return err
 		}
 	}
-	return fmt.Errorf("start the program: something removes it from %s", payload.Dir(dirs[len(dirs)-1], file.ID()))
+	root, err := unpack(file, dirs[len(dirs)-1])
+	if err != nil {
+		return err
+	}
+	return execute(root, env)
 }
 
 // arguments are those in which Kedge's own options may stand. A command line
@@ -101,13 +92,18 @@ func dataDirs(dataDir string) ([]string, error) {
 	return []string{dataDir, filepath.Join(cache, "kedge")}, nil
 }
 
-// launch replaces this process by the program of the payload at root and
-// returns only if that fails. Unless force is set, it leaves alone a payload
-// that is being removed.
-func launch(root string, env []string, force bool) error {
-	if err := payload.Hold(root); err != nil && !force {
+// start runs the program of the payload at root, unless that isn't there or is
+// being removed. It returns only if it fails.
+func start(root string, env []string) error {
+	if err := payload.Hold(root); err != nil {
 		return err
 	}
+	return execute(root, env)
+}
+
+// execute replaces this process by the program of the payload at root, which is
+// held. It returns only if that fails.
+func execute(root string, env []string) error {
 	program := filepath.Join(root, payload.Program)
 	err := syscall.Exec(program, os.Args, env) //nolint:gosec // that is its job
 	switch {
@@ -123,11 +119,9 @@ func launch(root string, env []string, force bool) error {
 	return fmt.Errorf("run %s: %w", program, err)
 }
 
-// elsewhere tells whether, after err, to go on looking for the payload or to
-// unpack it. In the last of the directories only a payload that isn't there,
-// or is about to go, may be unpacked.
-func elsewhere(err error, last bool) bool {
-	return !last || errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.EWOULDBLOCK)
+// unpackable tells whether a start failed for a reason that unpacking mends.
+func unpackable(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.EWOULDBLOCK)
 }
 
 func unpack(file *payload.File, dir string) (string, error) {

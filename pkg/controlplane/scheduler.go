@@ -49,6 +49,7 @@ func (c SchedulerConfig) flags() map[string]string {
 		"authentication-kubeconfig": kubeconfig,
 		"authorization-kubeconfig":  kubeconfig,
 		"bind-address":              "127.0.0.1",
+		"contention-profiling":      "false", // costs the whole process, all the time
 		"kubeconfig":                kubeconfig,
 		"leader-elect":              "false", // as in the controller manager
 		"profiling":                 strconv.FormatBool(c.Profiling),

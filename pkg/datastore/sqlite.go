@@ -10,17 +10,25 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
+	"github.com/k3s-io/kine/pkg/drivers"
 	_ "github.com/k3s-io/kine/pkg/drivers/sqlite" // registers the driver
-	"github.com/k3s-io/kine/pkg/endpoint"
+	"github.com/k3s-io/kine/pkg/server"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
 )
 
 // sqliteMagic begins every SQLite 3 database: https://sqlite.org/fileformat.html
 var sqliteMagic = []byte("SQLite format 3\x00")
+
+// maxRequest is etcd's own limit of a request with room for what wraps it.
+const maxRequest = 2 << 20
 
 // sqliteOptions: the write-ahead log is synced at each commit, so that what
 // the API acknowledged survives a power cut. kine's own start-up VACUUM, which
@@ -60,25 +68,66 @@ func (s *SQLite) Start(ctx context.Context) error {
 		return err
 	}
 	life, cancel := context.WithCancel(context.Background())
-	s.cancel = cancel
-	// The values are those of kine's own command line: its library has no
-	// defaults.
-	_, err := endpoint.Listen(life, endpoint.Config{
-		Listener:            "unix://" + s.socket,
-		Endpoint:            "sqlite://" + path + "?" + sqliteOptions,
-		WaitGroup:           &s.wg,
-		NotifyInterval:      5 * time.Second,
-		EmulatedETCDVersion: emulatedVersion,
-		CompactTimeout:      5 * time.Second,
-		CompactMinRetain:    1000,
-		CompactBatchSize:    1000,
-		PollBatchSize:       500,
-	})
-	if err != nil {
+	if err := s.serve(life, path); err != nil {
 		cancel()
 		return fmt.Errorf("SQLite database %s: %w", path, err)
 	}
+	s.cancel = cancel
 	return nil
+}
+
+// serve does what kine's own endpoint does, with Kedge's watch server.
+func (s *SQLite) serve(life context.Context, path string) error {
+	// The values are those of kine's own command line: its library has no
+	// defaults.
+	_, backend, err := drivers.New(life, &s.wg, &drivers.Config{
+		Endpoint:         "sqlite://" + path + "?" + sqliteOptions,
+		CompactTimeout:   5 * time.Second,
+		CompactMinRetain: 1000,
+		CompactBatchSize: 1000,
+		PollBatchSize:    500,
+	})
+	if err != nil {
+		return err
+	}
+	if err := backend.Start(life); err != nil {
+		return err
+	}
+	listener, err := s.listen(life)
+	if err != nil {
+		return err
+	}
+	watches := newWatchServer(backend)
+	bridge := server.New(backend, "unix", time.Hour, emulatedVersion) // the interval is that of its own watch server
+	g := grpc.NewServer(
+		grpc.MaxConcurrentStreams(math.MaxUint32),
+		grpc.MaxRecvMsgSize(maxRequest),
+		grpc.MaxSendMsgSize(math.MaxInt32),
+	)
+	etcdserverpb.RegisterKVServer(g, bridge)
+	etcdserverpb.RegisterLeaseServer(g, bridge)
+	etcdserverpb.RegisterClusterServer(g, bridge)
+	etcdserverpb.RegisterMaintenanceServer(g, bridge)
+	etcdserverpb.RegisterWatchServer(g, watches)
+	s.wg.Go(func() { watches.reportProgress(life) })
+	s.wg.Go(func() { _ = g.Serve(listener) })
+	s.wg.Go(func() {
+		<-life.Done()
+		g.Stop()
+	})
+	return nil
+}
+
+// listen opens the socket, for root only, in place of a dead server's.
+func (s *SQLite) listen(ctx context.Context) (net.Listener, error) {
+	if err := os.Remove(s.socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "unix", s.socket)
+	if err != nil {
+		return nil, err
+	}
+	return listener, os.Chmod(s.socket, 0o600)
 }
 
 // Stop ends kine and waits until the database is closed.

@@ -25,6 +25,9 @@ const (
 	// begin writing a file to disk, so that the disk works while the rest is
 	// being decompressed.
 	writeback = 8 << 20
+	// decodeAhead is the number of zstd blocks in the decoder at a time. More
+	// than there are processors keep it busy while files are written.
+	decodeAhead = 4
 	// syncers is the number of files flushed at the same time. File systems
 	// join flushes that wait for each other into one.
 	syncers = 8
@@ -43,7 +46,11 @@ func (f *File) extract(ctx context.Context, dir string, report Reporter) error {
 
 	src := &source{ctx: ctx, r: io.NewSectionReader(f.file, f.Offset, f.Length), hash: sha256.New()}
 	// The checksum over the compressed bytes makes zstd's own superfluous.
-	decoder, err := zstd.NewReader(bufio.NewReaderSize(src, copyBuffer), zstd.WithDecoderMaxWindow(1<<WindowLog), zstd.IgnoreChecksum(true))
+	// To save memory the decoder would move the window about all the time, which
+	// takes longer than decoding.
+	decoder, err := zstd.NewReader(bufio.NewReaderSize(src, copyBuffer),
+		zstd.WithDecoderMaxWindow(1<<WindowLog), zstd.WithDecoderLowmem(false),
+		zstd.WithDecoderConcurrency(decodeAhead), zstd.IgnoreChecksum(true))
 	if err != nil {
 		return src.explain(err)
 	}

@@ -155,12 +155,16 @@ func TestRemoveOldWithoutRights(t *testing.T) {
 	}
 	dataDir := t.TempDir()
 	install(t, dataDir, id1, id2)
-	// The names of processes are cut to 15 characters.
-	name := filepath.Join(Dir(dataDir, id1), "bin", "program-with-a-long-name")
-	if err := os.Rename(filepath.Join(Dir(dataDir, id1), Program), name); err != nil {
-		t.Fatal(err)
+	// Names of processes are cut to 15 characters. None of the two may be that
+	// of a process which happens to run on this machine.
+	used := filepath.Join(Dir(dataDir, id1), "bin", "tested-payload-in-use")
+	unused := filepath.Join(Dir(dataDir, id2), "bin", "unused-payload-tested")
+	for id, name := range map[string]string{id1: used, id2: unused} {
+		if err := os.Rename(filepath.Join(Dir(dataDir, id), Program), name); err != nil {
+			t.Fatal(err)
+		}
 	}
-	defer run(t, name)()
+	defer run(t, used)()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), removeEnv+"="+dataDir, "GORACE=atexit_sleep_ms=0")
 	out, err := cmd.CombinedOutput()

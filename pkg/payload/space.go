@@ -28,7 +28,7 @@ func checkPlace(dir string, t Trailer) error {
 		return &os.PathError{Op: "write to", Path: dir, Err: unix.EROFS}
 	}
 	need := t.Size + t.Entries*fileBlock
-	if free := int64(st.Bavail) * st.Frsize; free < need { //nolint:gosec,unconvert // types differ by architecture
+	if free := int64(st.Bavail) * int64(st.Frsize); free < need { //nolint:gosec,unconvert // types differ by architecture
 		return &NoSpaceError{FileSystem: fileSystem(dir), Need: need, Free: free}
 	}
 	// File systems without a fixed number of inodes report none at all.

@@ -39,7 +39,7 @@ type Reporter interface {
 }
 
 // Unpack makes sure that the payload is unpacked below dataDir and returns its
-// root. Of several calls at once one unpacks and the others wait for it.
+// root, which it holds as [Hold] does. Of several calls at once one unpacks and the others wait for it.
 // Whatever happens, [Dir] either is complete or doesn't exist.
 //
 // Errors of note are *[DamagedError], *[NoSpaceError] and *[NoExecError].
@@ -65,6 +65,13 @@ func (f *File) unpack(ctx context.Context, root string, report Reporter) (err er
 		return explainSpace(err, store, f.Trailer)
 	}
 	defer release()
+	defer func() {
+		if err == nil {
+			// Nobody removes payloads as long as this process has the lock, so
+			// this can only fail where directories can't be locked at all.
+			_ = Hold(root)
+		}
+	}()
 	// Before anything else: what is left of a killed process takes space.
 	if err := removeLeftovers(store); err != nil {
 		return err

@@ -19,6 +19,7 @@ const (
 	announceInterval = 100 * time.Millisecond
 	announceNotice   = 10 * time.Second
 	announceLimit    = 5 * time.Minute
+	settleTime       = 30 * time.Second
 )
 
 // announce waits until the node and the packaged pods are Ready, and then
@@ -50,6 +51,7 @@ func (s *Server) announce(ctx context.Context, began time.Time) {
 		if state.missing == "" {
 			s.gate.Open()
 			s.print(state, time.Since(began))
+			s.settle(ctx)
 			return
 		}
 		if time.Since(lastNotice) > announceNotice {
@@ -65,6 +67,19 @@ func (s *Server) announce(ctx context.Context, began time.Time) {
 			}
 			return
 		}
+	}
+}
+
+// settle waits until controllers and pods have had their first minute, and
+// then gives back the memory that only that took.
+func (s *Server) settle(ctx context.Context) {
+	select {
+	case <-time.After(settleTime):
+	case <-ctx.Done():
+		return
+	}
+	if err := trimMemory(); err != nil {
+		s.log.Debug("memory of the start-up is not given back", "err", err)
 	}
 }
 

@@ -191,15 +191,15 @@ func testInteractive(s *sandbox) {
 			s.t.Fatal(err)
 		}
 	}
-	expect("the prompt", `# $`)
+	expect("the prompt", `/ # `)
 	// Parted, so that the echo of what was typed isn't taken for the answer.
 	send("tty && echo ans''wer $(stty size)")
 	expect("an answer of the shell", `/dev/pts/0\r\nanswer 33 99`)
 	send("sleep 1000")
 	expect("the command to start", `sleep 1000`)
 	send("\x03")
-	expect("Ctrl-C to end the command", `# $`)
-	send("exit")
+	expect("Ctrl-C to end the command", `/ # `)
+	send("exit 0")
 	expect("the end", `pod "shell" deleted`)
 	go func() {
 		for range screen { // nobody looks any more
@@ -260,8 +260,7 @@ func testRBAC(s *sandbox) {
 
 	// The same with a token in place of a user that the administrator plays.
 	token := s.kubectl("create", "token", "default")
-	config := s.t.TempDir() + "/kubeconfig"
-	server := []string{"--kubeconfig=" + config, "--server=https://127.0.0.1:6443", "--insecure-skip-tls-verify", "--token=" + token}
+	server := []string{"--kubeconfig=/dev/null", "--server=https://127.0.0.1:6443", "--insecure-skip-tls-verify", "--token=" + token}
 	forbidden(append(server, "get", "configmaps")...)
 	s.kubectl("create", "rolebinding", "pods", "--role=reader", "--serviceaccount="+s.namespace+":default")
 	eventually(s.t, "the service account to have the role", func() (bool, string) {

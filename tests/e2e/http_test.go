@@ -80,7 +80,8 @@ func newAPI(t *testing.T, host *testbed.Host) *api {
 }
 
 // errRefused is in the error of a request that the API server takes for a
-// mistake of the client, in contrast to one it could not fulfil.
+// mistake of the client, in contrast to one it could not fulfil. While it starts
+// it may not know yet who may do what, and forbid it.
 var errRefused = errors.New("refused")
 
 // do sends an object, if there is one, and returns what comes back.
@@ -108,7 +109,8 @@ func (a *api) do(ctx context.Context, method, path string, object any) ([]byte, 
 		return answer, err
 	}
 	err = fmt.Errorf("%s %s: %s: %s", method, path, response.Status, answer)
-	if response.StatusCode < 500 && response.StatusCode != http.StatusTooManyRequests {
+	switch response.StatusCode {
+	case http.StatusBadRequest, http.StatusNotFound, http.StatusConflict, http.StatusUnprocessableEntity:
 		err = fmt.Errorf("%w: %w", errRefused, err)
 	}
 	return nil, err

@@ -104,7 +104,9 @@ func TestRestart(t *testing.T) {
 			}
 			time.Sleep(rand.N(3 * time.Second))
 			took, code, err := server.Stop(time.Minute)
-			if err != nil || code != 0 || took > 10*time.Second {
+			// Before there is anything to stop, the signal may end the process.
+			early := code == -1 && !strings.Contains(server.Log(), " ready ")
+			if err != nil || code != 0 && !early || took > 10*time.Second {
 				t.Errorf("the server ended with code %d after %s, error %v", code, took, err)
 			}
 		}

@@ -72,7 +72,7 @@ func testService(s *sandbox) {
 	}
 	for _, name := range []string{"web", "web." + s.namespace, "web." + s.namespace + ".svc.cluster.local"} {
 		s.answers("the Service as "+name, pods, func() (string, error) {
-			return s.in("client", "wget -q -T 5 -O - http://"+name+"/hostname")
+			return s.in("client", "timeout 5 wget -q -O - http://"+name+"/hostname")
 		})
 	}
 	address := s.field("service/web", ".spec.clusterIP")
@@ -186,7 +186,7 @@ spec: {type: ExternalName, externalName: web.` + s.namespace + `.svc.cluster.loc
 	s.shell("client")
 	s.rollout("deployment/web")
 	s.answers("the external name", s.pods("app=web"), func() (string, error) {
-		return s.in("client", "wget -q -T 5 -O - http://alias/hostname")
+		return s.in("client", "timeout 5 wget -q -O - http://alias/hostname")
 	})
 }
 
@@ -204,7 +204,7 @@ func testOutOfCluster(s *sandbox) {
 	s.shell("client")
 	url := "http://" + net.JoinHostPort(s.beside.Address.String(), port)
 	eventually(s.t, "the machine outside to answer a pod", func() (bool, string) {
-		answer, err := s.in("client", "wget -q -T 5 -O - "+url+"/clientip")
+		answer, err := s.in("client", "timeout 5 wget -q -O - "+url+"/clientip")
 		if err != nil {
 			return false, err.Error()
 		}

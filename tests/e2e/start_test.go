@@ -192,9 +192,9 @@ spec:
 			t.Errorf("the resolv.conf of pod %s is %q, want %q in it", pod, out, want)
 		}
 	}
-	for _, link := range []string{"/run/containerd", "/etc/cni"} {
-		if _, err := os.Stat(c.node.Path(link)); err == nil {
-			t.Errorf("%s, which other software uses, was made", link)
+	for _, path := range []string{"/etc/cni", "/opt/cni"} {
+		if _, err := os.Stat(c.node.Path(path)); err == nil {
+			t.Errorf("%s, which other software uses, was made", path)
 		}
 	}
 	if took, code, err := server.Stop(30 * time.Second); err != nil || code != 0 {

@@ -125,7 +125,7 @@ spec:
 	resolves := func() {
 		for _, pod := range []string{"db-0", "db-1"} {
 			eventually(s.t, pod+" to answer by its own name", func() (bool, string) {
-				out, err := s.in("client", "wget -q -T 5 -O - http://"+pod+".db:8080/hostname")
+				out, err := s.in("client", "timeout 5 wget -q -O - http://"+pod+".db:8080/hostname")
 				return err == nil && out == pod, fmt.Sprint(out, err)
 			})
 		}
@@ -152,11 +152,13 @@ spec:
 
 func testRollingUpdate(s *sandbox) {
 	// The pods' answer is their revision.
-	s.apply(strings.ReplaceAll(web, "args: [netexec, --http-port=8080]", `args: [netexec, --http-port=8080]
+	s.apply(strings.NewReplacer(
+		"args: [netexec, --http-port=8080]", `args: [netexec, --http-port=8080]
 				env: [{name: REVISION, value: one}]
-				lifecycle: {preStop: {sleep: {seconds: 2}}}`))
-	s.kubectl("patch", "deployment/web", "-p",
-		`{"spec":{"strategy":{"rollingUpdate":{"maxUnavailable":0}},"template":{"spec":{"terminationGracePeriodSeconds":10}}}}`)
+				lifecycle: {preStop: {sleep: {seconds: 3}}}`,
+		"terminationGracePeriodSeconds: 1", "terminationGracePeriodSeconds: 10",
+		"replicas: 2", "replicas: 2\n\tstrategy: {rollingUpdate: {maxUnavailable: 0}}",
+	).Replace(web))
 	s.rollout("deployment/web")
 	url := "http://" + s.field("service/web", ".spec.clusterIP")
 	revision := func() string {

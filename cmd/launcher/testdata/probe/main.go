@@ -15,6 +15,9 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "do-nothing" {
+		return
+	}
 	exe, err := os.Readlink("/proc/self/exe")
 	if err == nil {
 		err = check(filepath.Dir(filepath.Dir(exe)))
