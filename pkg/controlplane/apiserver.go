@@ -102,14 +102,17 @@ func (c APIServerConfig) flags() map[string]string {
 	p := c.PKI
 	serving, kubelet, proxy := p.Serving("kube-apiserver"), p.Client("kube-apiserver-kubelet"), p.Client("auth-proxy")
 	flags := map[string]string{
-		"advertise-address":                  c.AdvertiseAddress.String(),
-		"allow-privileged":                   "true",
-		"authorization-mode":                 "Node,RBAC",
-		"bind-address":                       c.BindAddress.String(),
-		"secure-port":                        strconv.Itoa(int(c.Port)),
-		"client-ca-file":                     p.ClientCA().Cert,
-		"enable-admission-plugins":           "NodeRestriction",
-		"enable-bootstrap-token-auth":        "true",
+		"advertise-address":           c.AdvertiseAddress.String(),
+		"allow-privileged":            "true",
+		"authorization-mode":          "Node,RBAC",
+		"bind-address":                c.BindAddress.String(),
+		"secure-port":                 strconv.Itoa(int(c.Port)),
+		"client-ca-file":              p.ClientCA().Cert,
+		"enable-admission-plugins":    "NodeRestriction",
+		"enable-bootstrap-token-auth": "true",
+		// One server: leases that tell several apart would only be written,
+		// every ten seconds.
+		"endpoint-reconciler-type":           "master-count",
 		"etcd-servers":                       c.Datastore,
 		"kubelet-certificate-authority":      p.ServerCA().Cert,
 		"kubelet-client-certificate":         kubelet.Cert,

@@ -19,7 +19,7 @@ spec:
 	containers:
 	- name: main
 		image: BUSYBOX
-		command: [sh, -c, 'echo "$COLOUR $colour"; cat /etc/app/app.conf; echo; cat /etc/one; echo; echo x > /etc/app/x']
+		command: [sh, -c, 'echo "$COLOUR $colour"; cat /etc/app/app.conf; echo; echo one is $(cat /etc/one); echo x > /etc/app/x']
 		env: [{name: COLOUR, valueFrom: {configMapKeyRef: {name: settings, key: colour}}}]
 		envFrom: [{configMapRef: {name: settings}}]
 		volumeMounts:
@@ -29,7 +29,7 @@ spec:
 `)
 	s.wait("jsonpath={.status.phase}=Failed", "pod/reader") // the volume can't be written to
 	out := s.kubectl("logs", "reader")
-	for _, want := range []string{"green green\n", "line 1\n", "line 2\ngreen", "Read-only file system"} {
+	for _, want := range []string{"green green\n", "line 1\n", "line 2\n", "one is green", "Read-only file system"} {
 		if !strings.Contains(out, want) {
 			s.t.Errorf("the pod wrote %q, want %q in it", out, want)
 		}

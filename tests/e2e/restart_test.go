@@ -227,15 +227,16 @@ func (h *history) write(ctx context.Context, a *api) error {
 			{"DELETE", path + "/" + name, "", nil},
 		}
 		for _, step := range steps[:1+count%len(steps)] {
+			h.mu.Lock()
+			delete(h.known, name)
+			h.mu.Unlock()
 			// The request outlives the context: to be cut off is the server's part.
 			_, err := a.do(context.WithoutCancel(ctx), step.method, step.path, step.object)
-			h.mu.Lock()
 			if err == nil {
+				h.mu.Lock()
 				h.known[name] = step.value
-			} else {
-				delete(h.known, name)
+				h.mu.Unlock()
 			}
-			h.mu.Unlock()
 			if errors.Is(err, errRefused) {
 				return err
 			}
@@ -248,9 +249,11 @@ func (h *history) write(ctx context.Context, a *api) error {
 	return nil
 }
 
-// check compares what the API server has with the record.
+// check compares what the API server has with the record. Of what is written
+// meanwhile it can't tell anything.
 func (h *history) check(t *testing.T, a *api) {
 	t.Helper()
+	before := h.copy()
 	out, err := a.do(t.Context(), "GET", "/api/v1/namespaces/default/configmaps", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -268,14 +271,23 @@ func (h *history) check(t *testing.T, a *api) {
 	for _, item := range list.Items {
 		found[item.Metadata.Name] = item.Data["value"]
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, name := range slices.Sorted(maps.Keys(h.known)) {
-		if found[name] != h.known[name] {
-			t.Errorf("%s: the API server acknowledged %q and has %q", name, h.known[name], found[name])
+	after, checked := h.copy(), 0
+	for _, name := range slices.Sorted(maps.Keys(before)) {
+		if value, known := after[name]; !known || value != before[name] {
+			continue
+		}
+		checked++
+		if found[name] != before[name] {
+			t.Errorf("%s: the API server acknowledged %q and has %q", name, before[name], found[name])
 		}
 	}
-	t.Logf("%d of %d objects have a known fate; the API server has %d", len(h.known), h.count, len(found))
+	t.Logf("checked %d objects; the API server has %d", checked, len(found))
+}
+
+func (h *history) copy() map[string]string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return maps.Clone(h.known)
 }
 
 // TestKill kills the server again and again, while it starts and while it works,
@@ -344,8 +356,8 @@ func TestKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.check(t, a)
-	if len(h.known) < 20 {
-		t.Errorf("only %d objects were written, too few to tell anything", len(h.known))
+	if known := len(h.known); known < 20 {
+		t.Errorf("the fate of only %d objects is known, too few to tell anything", known)
 	}
 	if took, code, err := server.Stop(time.Minute); err != nil || code != 0 {
 		t.Errorf("stopping took %s and ended with code %d, error %v", took, code, err)

@@ -234,9 +234,11 @@ func TestReadme(t *testing.T) {
 	answered := false
 	for _, command := range commands {
 		t.Log("$ ", command)
-		// No registry can be reached from here; agnhost answers in nginx's place.
-		command = regexp.MustCompile(`--image[= ]\S+`).ReplaceAllString(command, "--image="+c.images.Agnhost.Name)
-		command = strings.Replace(command, "--port=80", "--port=80 -- /agnhost netexec --http-port=80", 1)
+		// No registry can be reached from here: agnhost answers in nginx's place.
+		command = regexp.MustCompile(`--image[= ]busybox\S*`).ReplaceAllString(command, "--image="+c.images.Busybox.Name)
+		if nginx := regexp.MustCompile(`--image[= ]nginx\S*`); nginx.MatchString(command) {
+			command = nginx.ReplaceAllString(command, "--image="+c.images.Agnhost.Name) + " -- /agnhost netexec --http-port=80"
+		}
 		var out string
 		err := testbed.Wait(t.Context(), command, time.Minute, func(ctx context.Context) (bool, string) {
 			var err error
@@ -254,14 +256,11 @@ func TestReadme(t *testing.T) {
 	}
 }
 
-// tour returns the commands of the README's section on the first steps that use
-// kubectl: the lines of its shell code blocks, continued lines joined.
+// tour returns the README's commands with kubectl and curl: the lines of its shell
+// code blocks, continued lines joined.
 func tour(readme string) []string {
 	var commands []string
 	for _, block := range regexp.MustCompile("(?s)```(?:sh|console)\n(.*?)```").FindAllStringSubmatch(readme, -1) {
-		if !strings.Contains(block[1], "kubectl") {
-			continue
-		}
 		joined := strings.ReplaceAll(block[1], "\\\n", "")
 		for line := range strings.Lines(joined) {
 			line, _, _ = strings.Cut(line, " #")

@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kedge-k8s/kedge/tests/bench/stock"
+	"github.com/kedge-k8s/kedge/tests/testbed"
+)
+
+const (
+	kedgeSide = "kedge"
+	stockSide = "stock"
+
+	// stepLimit is how long one measure may take, apart from idling.
+	stepLimit = 3 * time.Minute
+	stopLimit = time.Minute
+)
+
+// bench runs all measures and keeps their values.
+type bench struct {
+	options  options
+	binary   string // dist/kedge
+	programs stock.Programs
+	progress io.Writer
+
+	values   map[string]map[string][]float64 // by side and metric
+	failures []string
+}
+
+func newBench(o options, binary string, programs stock.Programs, progress io.Writer) *bench {
+	return &bench{
+		options: o, binary: binary, programs: programs, progress: progress,
+		values: map[string]map[string][]float64{kedgeSide: {}, stockSide: {}},
+	}
+}
+
+func (b *bench) wants(groups ...string) bool {
+	return slices.ContainsFunc(groups, func(g string) bool { return slices.Contains(b.options.only, g) })
+}
+
+func (b *bench) say(format string, args ...any) {
+	fmt.Fprintf(b.progress, time.Now().Format(time.TimeOnly)+" "+format+"\n", args...)
+}
+
+// all runs everything that is wanted, the sides in turn.
+func (b *bench) all(ctx context.Context) {
+	if b.wants("size") {
+		if size, err := fileSize(b.binary); err != nil {
+			b.fail("size: %v", err)
+		} else {
+			b.record(kedgeSide, "size", size)
+		}
+	}
+	sides := []string{kedgeSide}
+	if b.options.stock {
+		sides = append(sides, stockSide)
+	}
+	for i := range b.options.runs {
+		for _, name := range sides {
+			if b.wants("start", "idle", "api", "pods", "restart") {
+				b.one(ctx, name, i, (*run).whole)
+			}
+		}
+		if b.wants("first") {
+			b.one(ctx, kedgeSide, i, (*run).first)
+		}
+	}
+}
+
+func (b *bench) record(side, key string, value float64) {
+	b.values[side][key] = append(b.values[side][key], value)
+}
+
+func (b *bench) fail(format string, args ...any) {
+	failure := fmt.Sprintf(format, args...)
+	b.failures = append(b.failures, failure)
+	b.say("FAILED: %s", failure)
+}
+
+// run is one host with one of the sides, from its start to its end.
+type run struct {
+	bench *bench
+	name  string // of the side
+	title string
+	host  *testbed.Host
+	side  side
+}
+
+func (r *run) record(key string, value float64) {
+	all := metrics()
+	m := all[slices.IndexFunc(all, func(m metric) bool { return m.Key == key })]
+	if !r.bench.wants(m.Group) {
+		return
+	}
+	r.bench.say("%s: %s: %.*f %s", r.title, m.Name, m.digits, value, m.Unit)
+	r.bench.record(r.name, key, value)
+}
+
+// one makes a host with a side on it and runs measures there.
+func (b *bench) one(ctx context.Context, name string, i int, measures func(*run, context.Context) error) {
+	if ctx.Err() != nil {
+		return
+	}
+	r := &run{bench: b, name: name, title: fmt.Sprintf("run %d of %d, %s", i+1, b.options.runs, name)}
+	err := r.onHost(func() error {
+		err := measures(r, ctx)
+		if state := r.side.State(); state != "" {
+			b.say("%s: %s", r.title, state)
+		}
+		if err != nil && b.options.keep {
+			err = errors.Join(err, r.keepLogs())
+		}
+		return err
+	})
+	if err != nil {
+		b.fail("%s: %v", r.title, err)
+	}
+}
+
+// onHost calls f with a host and a side that doesn't run yet.
+func (r *run) onHost(f func() error) (err error) {
+	bed, err := testbed.Open()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, bed.Close()) }()
+	if r.host, err = bed.Host(r.name); err != nil {
+		return err
+	}
+	r.host.Binary = r.bench.binary
+	if r.name == stockSide {
+		r.side = stock.New(r.host, r.bench.programs)
+	} else {
+		r.side = &kedge{host: r.host}
+	}
+	defer r.side.Close()
+	return f()
+}
+
+// whole measures all that one cluster can be asked in its life.
+func (r *run) whole(ctx context.Context) error {
+	b := r.bench
+	if err := r.step(ctx, "prepare", r.side.Prepare); err != nil {
+		return err
+	}
+	r.calm()
+	if err := r.step(ctx, "start", r.measureStart); err != nil {
+		return err
+	}
+	if b.wants("idle") {
+		b.say("%s: idling", r.title)
+		if err := r.measureIdle(ctx); err != nil {
+			return fmt.Errorf("idle: %w", err)
+		}
+	}
+	if b.wants("api") {
+		if err := r.step(ctx, "api", r.measureAPI); err != nil {
+			return err
+		}
+	}
+	if b.wants("pods", "restart") {
+		if err := r.step(ctx, "pods", r.measurePods); err != nil {
+			return err
+		}
+	}
+	if b.wants("restart") {
+		return r.step(ctx, "restart", r.measureRestart)
+	}
+	return nil
+}
+
+// first measures the very first start.
+func (r *run) first(ctx context.Context) error {
+	r.calm()
+	return r.step(ctx, "first", r.measureFirst)
+}
+
+// step runs a part of the measures within its limit.
+func (r *run) step(ctx context.Context, name string, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, stepLimit, fmt.Errorf("not done within %s", stepLimit))
+	defer cancel()
+	if err := do(ctx); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// calm makes both sides begin alike: programs in the page cache, as on a machine
+// that has just got them, and nothing waiting to be written.
+func (r *run) calm() {
+	files := []string{r.bench.binary}
+	if r.name == stockSide {
+		files, _ = filepath.Glob(filepath.Join(r.bench.programs.Dir, "*"))
+	}
+	for _, name := range files {
+		if file, err := os.Open(name); err == nil {
+			_, _ = io.Copy(io.Discard, file)
+			_ = file.Close()
+		}
+	}
+	unix.Sync()
+	load, _ := os.ReadFile("/proc/loadavg")
+	r.bench.say("%s: starting; the machine's load is %.4s", r.title, load)
+}
+
+func (r *run) keepLogs() error {
+	dir := filepath.Join(filepath.Dir(r.bench.options.json), "bench-logs",
+		strings.NewReplacer(" ", "-", ",", "").Replace(r.title))
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	r.bench.say("%s: logs are kept in %s", r.title, dir)
+	return r.side.CopyLogs(dir)
+}
+
+// results are the lines of the table.
+func (b *bench) results() []result {
+	var all []result
+	for _, m := range metrics() {
+		if b.wants(m.Group) {
+			all = append(all, newResult(m, b.values[kedgeSide][m.Key], b.values[stockSide][m.Key]))
+		}
+	}
+	return all
+}

@@ -1,0 +1,132 @@
+// Command bench measures Kedge beside the stock stack: the same Kubernetes as
+// separate programs, from the same modules. Each runs on a host of a testbed,
+// in turn, and the medians of all runs are compared.
+package main
+
+import (
+	"context"
+	"debug/buildinfo"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kedge-k8s/kedge/tests/bench/stock"
+	"github.com/kedge-k8s/kedge/tests/testbed"
+)
+
+type options struct {
+	runs   int
+	idle   time.Duration
+	only   []string
+	stock  bool
+	json   string
+	binary string
+	keep   bool
+}
+
+func parse(args []string) (options, error) {
+	o := options{only: groups()}
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.IntVar(&o.runs, "runs", 5, "runs of each side")
+	flags.DurationVar(&o.idle, "idle", 2*time.Minute, "how long to idle")
+	flags.Func("only", "measures to make, of "+strings.Join(groups(), ","), func(value string) error {
+		o.only = strings.Split(value, ",")
+		for _, name := range o.only {
+			if !slices.Contains(groups(), name) {
+				return fmt.Errorf("there is no measure %q", name)
+			}
+		}
+		return nil
+	})
+	flags.BoolVar(&o.stock, "stock", true, "measure the stock stack, too")
+	flags.StringVar(&o.json, "json", "build/bench.json", "`file` for all values")
+	flags.StringVar(&o.binary, "bin", "dist/kedge", "`file` of Kedge")
+	flags.BoolVar(&o.keep, "keep", false, "keep logs of what failed, beside the file for all values")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if flags.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	if o.runs < 1 {
+		return o, errors.New("-runs must be 1 or more")
+	}
+	return o, nil
+}
+
+func main() {
+	o, err := parse(os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err == nil {
+		ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+		defer stop()
+		err = measure(ctx, o)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func measure(ctx context.Context, o options) error {
+	if os.Geteuid() != 0 {
+		return errors.New("making hosts needs root")
+	}
+	root, err := testbed.ModuleRoot()
+	if err != nil {
+		return err
+	}
+	binary, err := filepath.Abs(o.binary)
+	if err != nil {
+		return err
+	}
+	version, err := kubernetesVersion(filepath.Join(root, "build", "bin", "kedge"))
+	if err != nil {
+		return err
+	}
+	rep := &report{Began: time.Now(), Machine: thisMachine(), Kubernetes: version, Runs: o.runs, Idle: o.idle.Seconds()}
+	var programs stock.Programs
+	if o.stock {
+		fmt.Fprintln(os.Stderr, "building the stock stack, if it has changed")
+		if programs, err = stock.Build(ctx, root, os.Stderr); err != nil {
+			return err
+		}
+	}
+	b := newBench(o, binary, programs, os.Stderr)
+	b.all(ctx)
+	rep.Results, rep.Failures, rep.Took = b.results(), b.failures, time.Since(rep.Began).Seconds()
+	if err := errors.Join(rep.table(os.Stdout), rep.write(o.json)); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return errors.New("interrupted")
+	}
+	if len(b.failures) > 0 {
+		return fmt.Errorf("%s couldn't be measured:\n%s", plural(len(b.failures), "run"), strings.Join(b.failures, "\n"))
+	}
+	return nil
+}
+
+// kubernetesVersion tells which Kubernetes is in a program.
+func kubernetesVersion(program string) (string, error) {
+	info, err := buildinfo.ReadFile(program)
+	if err != nil {
+		return "", fmt.Errorf("read %s (is it built?): %w", program, err)
+	}
+	for _, dep := range info.Deps {
+		if dep.Path == "k8s.io/kubernetes" {
+			return dep.Version, nil
+		}
+	}
+	return "", fmt.Errorf("%s holds no Kubernetes", program)
+}

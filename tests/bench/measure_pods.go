@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/kedge-k8s/kedge/tests/bench/cluster"
+)
+
+const (
+	podsNamespace = "bench-pods"
+	manyPods      = 30
+	pauseImage    = "kedge.io/pause:1"
+)
+
+// measurePods measures Deployments of one pod and of many. The many are left
+// running.
+func (r *run) measurePods(ctx context.Context) error {
+	client, err := r.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	if err := createNamespace(ctx, client, podsNamespace); err != nil {
+		return err
+	}
+	for key, replicas := range map[string]int{"pod": 1, "pods": manyPods} {
+		took, err := deploy(ctx, client, replicas)
+		if err != nil {
+			return err
+		}
+		r.record(key, took.Seconds())
+	}
+	found, err := processesOf(r.side.PIDs()[0])
+	if err != nil {
+		return err
+	}
+	stack, err := memoryOf(found.stack)
+	if err != nil {
+		return err
+	}
+	r.record("pods-pss", stack.pss)
+	return nil
+}
+
+// deploy applies a Deployment and waits until all its pods are Ready.
+func deploy(ctx context.Context, client *cluster.Client, replicas int) (time.Duration, error) {
+	name := fmt.Sprintf("pause-%d", replicas)
+	labels := cluster.Object{"app": name}
+	began := time.Now()
+	err := client.Apply(ctx, cluster.Object{
+		"apiVersion": "apps/v1",
+		"kind":       "Deployment",
+		"metadata":   cluster.Object{"name": name, "namespace": podsNamespace},
+		"spec": cluster.Object{
+			"replicas": replicas,
+			"selector": cluster.Object{"matchLabels": labels},
+			"template": cluster.Object{
+				"metadata": cluster.Object{"labels": labels},
+				"spec": cluster.Object{
+					"containers": []cluster.Object{{"name": "pause", "image": pauseImage}},
+				},
+			},
+		},
+	})
+	if err != nil {
+		return 0, err
+	}
+	err = client.WaitObject(ctx, "/apis/apps/v1/namespaces/"+podsNamespace+"/deployments", name, func(object []byte) bool {
+		var deployment struct {
+			Status struct{ ReadyReplicas int }
+		}
+		return json.Unmarshal(object, &deployment) == nil && deployment.Status.ReadyReplicas == replicas
+	})
+	return time.Since(began), err
+}
