@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -48,7 +49,7 @@ func testMain(m *testing.M) int {
 }
 
 func build(dir string) error {
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // other users run it
+	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
 	}
 	root := filepath.Join(dir, "root")
@@ -88,7 +89,7 @@ func build(dir string) error {
 
 func add(root, name string, content []byte) error {
 	path := filepath.Join(root, name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // other users read it
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
 	return os.WriteFile(path, content, 0o600)
@@ -101,7 +102,7 @@ func addSums(root string) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
-		b, err := os.ReadFile(path) //nolint:gosec // in a test's directory
+		b, err := os.ReadFile(path)
 		if err != nil {
 			return err
 		}
@@ -379,42 +380,60 @@ func written(dataDir string) (sum int64) {
 	return sum
 }
 
-func TestInterruptedWhileWaiting(t *testing.T) {
-	s := launch{dataDir: t.TempDir()}
-	if err := os.Mkdir(filepath.Join(s.dataDir, "data"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	name := filepath.Join(s.dataDir, "data", ".lock")
-	lock, err := os.Create(name) //nolint:gosec // in the test's directory
-	if err == nil {
-		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = lock.Close() }()
-	cmd := s.command()
-	stderr, err := cmd.StderrPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(stderr)
-	expect := func(want string) {
-		t.Helper()
-		if lines.Scan(); lines.Text() != want {
-			t.Errorf("got %q, want %q", lines.Text(), want)
-		}
-	}
-	expect("kedge: waiting for another kedge to release " + name)
-	if err := cmd.Process.Signal(os.Interrupt); err != nil {
-		t.Error(err)
-	}
-	expect("kedge: unpack Kedge: interrupted")
-	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 1 {
-		t.Error(err)
+func TestHangupWhileWaiting(t *testing.T) {
+	for name, ignored := range map[string]bool{"hangup": false, "hangup under nohup": true} {
+		t.Run(name, func(t *testing.T) {
+			s := launch{dataDir: t.TempDir()}
+			if err := os.Mkdir(filepath.Join(s.dataDir, "data"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			name := filepath.Join(s.dataDir, "data", ".lock")
+			lock, err := os.Create(name)
+			if err == nil {
+				err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = lock.Close() }()
+			cmd := s.command()
+			stderr, err := cmd.StderrPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ignored {
+				signal.Ignore(syscall.SIGHUP) // which the child inherits
+				defer signal.Reset(syscall.SIGHUP)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			lines := bufio.NewScanner(stderr)
+			expect := func(want string) {
+				t.Helper()
+				if lines.Scan(); !strings.HasPrefix(lines.Text(), "kedge: "+want) {
+					t.Errorf("got %q, want %q", lines.Text(), want)
+				}
+			}
+			expect("waiting for another kedge to release " + name)
+			if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+				t.Error(err)
+			}
+			wantCode := 1
+			if ignored {
+				wantCode = 0
+				if err := lock.Close(); err != nil {
+					t.Error(err)
+				}
+				expect("unpacking")
+				expect("done")
+			} else {
+				expect("unpack Kedge: interrupted")
+			}
+			if err := cmd.Wait(); cmd.ProcessState.ExitCode() != wantCode {
+				t.Error(err)
+			}
+		})
 	}
 }
 
@@ -427,7 +446,7 @@ func TestRemovedWhileStarting(t *testing.T) {
 		err = add(small, payload.Program, probe)
 	}
 	if err == nil {
-		err = errors.Join(addSums(small), os.Chmod(filepath.Join(small, payload.Program), 0o755)) //nolint:gosec // a program
+		err = errors.Join(addSums(small), os.Chmod(filepath.Join(small, payload.Program), 0o755))
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -479,7 +498,7 @@ func TestDamaged(t *testing.T) {
 	// The file is open for writing only while nothing runs from it.
 	change := func(do func(f *os.File) error) {
 		t.Helper()
-		f, err := os.OpenFile(name, os.O_RDWR, 0) //nolint:gosec // in the test's directory
+		f, err := os.OpenFile(name, os.O_RDWR, 0)
 		if err == nil {
 			err = errors.Join(do(f), f.Close())
 		}
@@ -499,7 +518,7 @@ func TestDamaged(t *testing.T) {
 
 	// Of the launcher, only what it doesn't need in order to say so.
 	spots := []int64{front - 1, front, front + 1, front + 4, back - 1, back, back + 8, back + 12, back + 16, back + 47, back + 48, back + 79, back + 80, end - 1}
-	random := rand.New(rand.NewPCG(3, 4)) //nolint:gosec // no secret
+	random := rand.New(rand.NewPCG(3, 4))
 	for range 10 {
 		spots = append(spots, front+random.Int64N(back-front))
 	}
@@ -580,7 +599,7 @@ func TestOtherUsers(t *testing.T) {
 		t.Fatal(err)
 	}
 	home, shared := filepath.Join(dir, "home"), filepath.Join(dir, "shared")
-	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(home, 0o700), os.Chown(home, 65534, 65534), os.Mkdir(shared, 0o755)); err != nil { //nolint:gosec // see above
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(home, 0o700), os.Chown(home, 65534, 65534), os.Mkdir(shared, 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	user := launch{dataDir: shared, env: []string{"HOME=" + home}, attr: nobody}
@@ -593,7 +612,7 @@ func TestOtherUsers(t *testing.T) {
 	if a := user.mustRun(t); a.Exe != program(shared) || a.stderr != "" {
 		t.Errorf("root has unpacked: ran %s and said %q", a.Exe, a.stderr)
 	}
-	if err := os.Chmod(shared, 0o700); err != nil { //nolint:gosec // a directory
+	if err := os.Chmod(shared, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if a := user.mustRun(t); a.Exe != cached || a.stderr != "" {
@@ -618,7 +637,7 @@ func TestProgramThatCannotRun(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := filepath.Join(t.TempDir(), "root")
-			if err := errors.Join(add(root, payload.Program, []byte(tt.content)), os.Chmod(filepath.Join(root, payload.Program), 0o755)); err != nil { //nolint:gosec // a program
+			if err := errors.Join(add(root, payload.Program, []byte(tt.content)), os.Chmod(filepath.Join(root, payload.Program), 0o755)); err != nil {
 				t.Fatal(err)
 			}
 			file := filepath.Join(t.TempDir(), "kedge")
@@ -696,7 +715,7 @@ func copyFile(t testing.TB, to string) {
 	t.Helper()
 	b, err := os.ReadFile(built.file)
 	if err == nil {
-		err = os.WriteFile(to, b, 0o700) //nolint:gosec // a program
+		err = os.WriteFile(to, b, 0o700)
 	}
 	if err != nil {
 		t.Fatal(err)

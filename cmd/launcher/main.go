@@ -27,13 +27,11 @@ const launcherEnv = "KEDGE_LAUNCHER"
 const self = "/proc/self/exe"
 
 func main() {
-	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "kedge:", advise(err))
-		os.Exit(1)
-	}
+	fmt.Fprintln(os.Stderr, "kedge:", advise(run()))
+	os.Exit(1)
 }
 
-// run returns only if it fails.
+// run becomes the program, so that it returns only if it fails.
 func run() error {
 	name, err := os.Readlink(self)
 	if err != nil {
@@ -125,15 +123,26 @@ func unpackable(err error) bool {
 }
 
 func unpack(file *payload.File, dir string) (string, error) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := interruptible()
 	defer stop()
 	report := newReporter(os.Stderr)
 	root, err := file.Unpack(ctx, dir, report)
 	report.end(err)
 	if ctx.Err() != nil {
-		return "", fmt.Errorf("unpack Kedge: interrupted")
+		return "", errors.New("unpack Kedge: interrupted")
 	}
 	return root, err
+}
+
+// interruptible gives a context that ends with the signals that end this
+// process, so that it can clean up. What nohup or a shell has made it ignore
+// stays ignored.
+func interruptible() (context.Context, context.CancelFunc) {
+	signals := slices.DeleteFunc([]os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}, signal.Ignored)
+	if len(signals) == 0 { // which NotifyContext takes for all
+		return context.WithCancel(context.Background())
+	}
+	return signal.NotifyContext(context.Background(), signals...)
 }
 
 // advise adds what to do to errors that come from the place to unpack into.

@@ -10,6 +10,7 @@ import (
 // Level says how much a finding matters, in rising order.
 type Level int
 
+// The levels, in rising order.
 const (
 	OK      Level = iota // as it should be
 	Unknown              // could not be found out

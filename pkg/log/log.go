@@ -58,18 +58,20 @@ func (h *Handler) WithGroup(name string) slog.Handler {
 func (h *Handler) Handle(_ context.Context, r slog.Record) error {
 	component := ""
 	var pairs strings.Builder
-	add := func(a slog.Attr) bool {
+	add := func(a slog.Attr) {
 		if a.Key == componentKey {
 			component = a.Value.String()
-			return true
+			return
 		}
 		writeAttr(&pairs, a)
-		return true
 	}
 	for _, a := range h.attrs {
 		add(a)
 	}
-	r.Attrs(func(a slog.Attr) bool { return add(slog.Attr{Key: h.prefix + a.Key, Value: a.Value}) })
+	r.Attrs(func(a slog.Attr) bool {
+		add(slog.Attr{Key: h.prefix + a.Key, Value: a.Value})
+		return true
+	})
 
 	line := fmt.Sprintf("%s %-5s %-18s %s%s\n", r.Time.UTC().Format(timeFormat), levelName(r.Level), component, oneLine(r.Message), pairs.String())
 	h.out.mu.Lock()

@@ -34,7 +34,7 @@ type Options struct {
 // is opened: while parts wait for each other, most are about that.
 func Redirect(out slog.Handler, o Options) (*Gate, error) {
 	gate := newGate(out, o.Debug || o.Verbosity > 0)
-	h := slog.Handler(gate.handler())
+	h := gate.handler()
 	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(flags)
 	if err := flags.Set("v", strconv.Itoa(o.Verbosity)); err != nil {

@@ -9,7 +9,9 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -26,6 +28,7 @@ import (
 const (
 	bridgeName    = "cni0"
 	masqueradeTag = "kedge-masquerade"
+	moduleLimit   = 5 * time.Second
 )
 
 // NetworkConfig is what the pod network is told.
@@ -86,6 +89,23 @@ func (n *Network) setSysctls() error {
 		}
 	}
 	return nil
+}
+
+// LoadModules loads the kernel modules that do not load themselves where they
+// are needed. Where there are no modules they are built in, or what needs them
+// says that they are missing.
+func LoadModules(ctx context.Context) {
+	for path, module := range map[string]string{
+		"/proc/sys/net/bridge":                     "br_netfilter",
+		"/proc/sys/net/netfilter/nf_conntrack_max": "nf_conntrack",
+	} {
+		if _, err := os.Stat(path); err == nil {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, moduleLimit)
+		_ = exec.CommandContext(ctx, "modprobe", module).Run()
+		cancel()
+	}
 }
 
 // setSysctl writes a sysctl only if it has another value: where /proc is

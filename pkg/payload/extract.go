@@ -45,9 +45,9 @@ func (f *File) extract(ctx context.Context, dir string, report Reporter) error {
 	}
 
 	src := &source{ctx: ctx, r: io.NewSectionReader(f.file, f.Offset, f.Length), hash: sha256.New()}
-	// The checksum over the compressed bytes makes zstd's own superfluous.
-	// To save memory the decoder would move the window about all the time, which
-	// takes longer than decoding.
+	// With little memory, the decoder would spend most of its time on moving the
+	// window about. The checksum over the compressed bytes makes zstd's own
+	// superfluous.
 	decoder, err := zstd.NewReader(bufio.NewReaderSize(src, copyBuffer),
 		zstd.WithDecoderMaxWindow(1<<WindowLog), zstd.WithDecoderLowmem(false),
 		zstd.WithDecoderConcurrency(decodeAhead), zstd.IgnoreChecksum(true))

@@ -176,7 +176,7 @@ func tree(t testing.TB, dir string) map[string]string {
 		switch d.Type() {
 		case 0:
 			var b []byte
-			b, err = os.ReadFile(path) //nolint:gosec // in a test's directory
+			b, err = os.ReadFile(path)
 			content = string(b)
 		case fs.ModeSymlink:
 			content, err = os.Readlink(path)

@@ -149,7 +149,7 @@ func inUse(dirs []*os.File) (map[string]bool, error) {
 		case errors.Is(err, fs.ErrPermission):
 			// A process with more rights than this one has shows no more than
 			// its name.
-			comm, _ := os.ReadFile(filepath.Join(proc, "comm")) //nolint:gosec // not from outside
+			comm, _ := os.ReadFile(filepath.Join(proc, "comm"))
 			maps.Copy(used, called[strings.TrimSpace(string(comm))])
 		default: // it has ended, or is a kernel thread
 		}

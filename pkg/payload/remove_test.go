@@ -59,7 +59,7 @@ func install(t *testing.T, dataDir string, ids ...string) {
 			t.Fatal(err)
 		}
 		// A copy, for a hard link would be the same file in all payloads.
-		b, err := os.ReadFile(exe) //nolint:gosec // this test
+		b, err := os.ReadFile(exe)
 		if err == nil {
 			err = os.WriteFile(name, b, 0o755)
 		}

@@ -39,8 +39,9 @@ type Reporter interface {
 }
 
 // Unpack makes sure that the payload is unpacked below dataDir and returns its
-// root, which it holds as [Hold] does. Of several calls at once one unpacks and the others wait for it.
-// Whatever happens, [Dir] either is complete or doesn't exist.
+// root, which it holds as [Hold] does. Of several calls at once one unpacks and
+// the others wait for it. Whatever happens, [Dir] either is complete or doesn't
+// exist.
 //
 // Errors of note are *[DamagedError], *[NoSpaceError] and *[NoExecError].
 func (f *File) Unpack(ctx context.Context, dataDir string, report Reporter) (root string, err error) {

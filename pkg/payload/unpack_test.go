@@ -442,7 +442,7 @@ func BenchmarkUnpack(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	sample, err := os.ReadFile(exe) //nolint:gosec // this test
+	sample, err := os.ReadFile(exe)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -61,7 +62,7 @@ func (s *Server) announce(ctx context.Context, began time.Time) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			if context.Cause(ctx) == context.DeadlineExceeded {
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 				s.gate.Release()
 				s.log.Warn("not everything is ready; look with: kedge kubectl get pods -A", "missing", state.missing, "limit", announceLimit)
 			}

@@ -13,6 +13,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/config"
 	"github.com/kedge-k8s/kedge/pkg/datastore"
 	"github.com/kedge-k8s/kedge/pkg/hostcheck"
+	"github.com/kedge-k8s/kedge/pkg/node"
 	"github.com/kedge-k8s/kedge/pkg/version"
 )
 
@@ -28,6 +29,7 @@ func (s *Server) preflight(ctx context.Context) error {
 	if err := s.host.CheckCgroups(); err != nil {
 		return err
 	}
+	node.LoadModules(ctx)
 	var err error
 	if s.cgroups, err = s.host.Cgroups(); err != nil {
 		return err

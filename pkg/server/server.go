@@ -95,21 +95,13 @@ func (s *Server) Run(ctx context.Context) error {
 // supervise runs the components until ctx ends or one fails.
 func (s *Server) supervise(ctx context.Context, manager *component.Manager, began time.Time) error {
 	err := manager.Start(ctx)
-	if err == nil {
+	switch {
+	case err == nil:
 		s.log.Info("started", "took", time.Since(began).Round(time.Millisecond), "timeline", timeline(manager.Timeline()))
-		watching, stopWatching := context.WithCancel(ctx)
-		announced := make(chan struct{})
-		go func() { defer close(announced); s.announce(watching, began) }()
-		select {
-		case <-ctx.Done():
-		case err = <-manager.Failures():
-			s.log.Error("a part of Kedge failed; stopping the rest", "err", err)
-		}
-		stopWatching()
-		<-announced
-	} else if ctx.Err() != nil {
+		err = s.runUntilEnd(ctx, manager, began)
+	case ctx.Err() != nil:
 		err = nil // asked to stop while starting
-	} else {
+	default:
 		s.gate.Release()
 	}
 	s.gate.Close()
@@ -122,6 +114,22 @@ func (s *Server) supervise(ctx context.Context, manager *component.Manager, bega
 	}
 	s.log.Info("stopped", "took", time.Since(stopping).Round(time.Millisecond))
 	return err
+}
+
+// runUntilEnd announces when everything is ready, and returns when ctx ends,
+// or with the error of the part that failed.
+func (s *Server) runUntilEnd(ctx context.Context, manager *component.Manager, began time.Time) error {
+	watching, stopWatching := context.WithCancel(ctx)
+	announced := make(chan struct{})
+	go func() { defer close(announced); s.announce(watching, began) }()
+	defer func() { stopWatching(); <-announced }()
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-manager.Failures():
+		s.log.Error("a part of Kedge failed; stopping the rest", "err", err)
+		return err
+	}
 }
 
 // timeline is the start-up in one line: each part with when it began and when

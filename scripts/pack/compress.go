@@ -55,7 +55,7 @@ func (c compressor) open(ctx context.Context, w io.Writer) (io.WriteCloser, erro
 	}
 	// The trailer has a checksum already. The number of threads doesn't change
 	// the output, being multi-threaded at all does.
-	cmd := exec.CommandContext(ctx, c.program, append(c.args, "--no-check", "-T0", "-q", "-c")...) //nolint:gosec // fixed arguments
+	cmd := exec.CommandContext(ctx, c.program, append(c.args, "--no-check", "-T0", "-q", "-c")...)
 	p := &process{cmd: cmd}
 	cmd.Stdout, cmd.Stderr = w, &p.stderr
 	stdin, err := cmd.StdinPipe()

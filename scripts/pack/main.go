@@ -10,19 +10,23 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"syscall"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+func main() { os.Exit(exitCode()) }
+
+func exitCode() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err := run(ctx, os.Args[1:])
-	if errors.Is(err, flag.ErrHelp) {
-		os.Exit(2)
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, flag.ErrHelp):
+		return 2
 	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "pack:", err)
-		os.Exit(1)
-	}
+	fmt.Fprintln(os.Stderr, "pack:", err)
+	return 1
 }
 
 func run(ctx context.Context, args []string) error {
@@ -30,7 +34,7 @@ func run(ctx context.Context, args []string) error {
 	launcher := flags.String("launcher", "", "the launcher `program`")
 	root := flags.String("root", "", "the `directory` to pack")
 	out := flags.String("out", "", "the `file` to make")
-	level := flags.String("level", "best", "`fast` (a second), best (a minute) or max (minutes, a few percent smaller)")
+	level := flags.String("level", "best", "compression `level`: fast (a second), best (a minute) or max (minutes, a few percent smaller)")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

@@ -82,7 +82,7 @@ func see(t *testing.T, root string) content {
 			seen[name] = "link to " + target
 			return err
 		default:
-			b, err := os.ReadFile(path) //nolint:gosec // in a test's directory
+			b, err := os.ReadFile(path)
 			seen[name] = string(b)
 			if info, err := d.Info(); err == nil && info.Mode()&0o111 != 0 {
 				seen[name] = "run " + seen[name]
@@ -157,7 +157,7 @@ func TestPack(t *testing.T) {
 				if info, err := os.Stat(out); err != nil || info.Mode() != 0o755 {
 					t.Errorf("%v, %v", info, err)
 				}
-				b, err := os.ReadFile(out) //nolint:gosec // in a test's directory
+				b, err := os.ReadFile(out)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -197,7 +197,7 @@ func TestPackErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	broken := t.TempDir()
-	if err := os.WriteFile(filepath.Join(broken, "zstd"), []byte("#!/bin/sh\necho no more memory >&2\nexit 1\n"), 0o755); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(filepath.Join(broken, "zstd"), []byte("#!/bin/sh\necho no more memory >&2\nexit 1\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	link := func(target string) string {

@@ -23,7 +23,8 @@ const (
 
 	// stepLimit is how long one measure may take, apart from idling.
 	stepLimit = 3 * time.Minute
-	stopLimit = time.Minute
+	// stopLimit is above the minute that kube-apiserver gives its last watches.
+	stopLimit = 2 * time.Minute
 )
 
 // bench runs all measures and keeps their values.
@@ -40,7 +41,8 @@ type bench struct {
 func newBench(o options, binary string, programs stock.Programs, progress io.Writer) *bench {
 	return &bench{
 		options: o, binary: binary, programs: programs, progress: progress,
-		values: map[string]map[string][]float64{kedgeSide: {}, stockSide: {}},
+		values:   map[string]map[string][]float64{kedgeSide: {}, stockSide: {}},
+		failures: []string{},
 	}
 }
 

@@ -1,6 +1,16 @@
 // Command bench measures Kedge beside the stock stack: the same Kubernetes as
 // separate programs, from the same modules. Each runs on a host of a testbed,
 // in turn, and the medians of all runs are compared.
+//
+// What both sides share: containerd's runtime, shim and network plugins, the nft
+// program, the images, kube-proxy's mode, CoreDNS's manifest, the kubelet's cgroup
+// settings, the disk, and programs that are in the page cache. Importing the
+// images and deploying CoreDNS is part of both starts. What helps the stock stack:
+// its certificates, its configuration and that of the pod network are there before
+// it starts, and the kubelet begins the moment containerd serves. In all else it
+// has kubeadm's flags and upstream's defaults.
+//
+// A measure is of the clock of this machine: what else runs on it is in there.
 package main
 
 import (

@@ -26,12 +26,15 @@ func (r *run) measurePods(ctx context.Context) error {
 	if err := createNamespace(ctx, client, podsNamespace); err != nil {
 		return err
 	}
-	for key, replicas := range map[string]int{"pod": 1, "pods": manyPods} {
-		took, err := deploy(ctx, client, replicas)
+	for _, measure := range []struct {
+		key      string
+		replicas int
+	}{{"pod", 1}, {"pods", manyPods}} {
+		took, err := deploy(ctx, client, measure.replicas)
 		if err != nil {
 			return err
 		}
-		r.record(key, took.Seconds())
+		r.record(measure.key, took.Seconds())
 	}
 	found, err := processesOf(r.side.PIDs()[0])
 	if err != nil {

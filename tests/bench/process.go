@@ -3,12 +3,16 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // clockTick is the unit of processor times in /proc, the same on every Linux
@@ -79,11 +83,15 @@ func number(text []byte, name string) (float64, error) {
 // memory is in megabytes.
 type memory struct{ pss, anonymous float64 }
 
-// memoryOf sums up proportional set sizes and anonymous memory.
+// memoryOf sums up proportional set sizes and anonymous memory, of the processes
+// that are still there.
 func memoryOf(pids []int) (memory, error) {
 	var sum memory
 	for _, pid := range pids {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue
+		}
 		if err != nil {
 			return sum, err
 		}

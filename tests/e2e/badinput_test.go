@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -91,7 +92,7 @@ func TestBadInput(t *testing.T) {
 			// A server that starts after all must not run for ever.
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			command := append(test.under, "/usr/local/bin/kedge", "server")
+			command := slices.Concat(test.under, []string{"/usr/local/bin/kedge", "server"})
 			cmd := host.Command(ctx, command[0], append(command[1:], test.args...)...)
 			var stdout, stderr strings.Builder
 			cmd.Stdout, cmd.Stderr = &stdout, &stderr

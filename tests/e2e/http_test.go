@@ -29,7 +29,7 @@ func anonymous(s *sandbox, url string) string {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	response.Body.Close()
+	_ = response.Body.Close()
 	return strconv.Itoa(response.StatusCode)
 }
 
@@ -103,7 +103,7 @@ func (a *api) do(ctx context.Context, method, path string, object any) ([]byte, 
 	if err != nil {
 		return nil, err
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
 	answer, err := io.ReadAll(response.Body)
 	if err != nil || response.StatusCode < 300 {
 		return answer, err

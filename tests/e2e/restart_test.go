@@ -177,14 +177,14 @@ func repack(t *testing.T, host *testbed.Host) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	dir := t.TempDir()
 	launcher, root, other := filepath.Join(dir, "launcher"), filepath.Join(dir, "root"), filepath.Join(dir, "kedge")
 	for _, command := range [][]string{
 		{"sh", "-c", fmt.Sprintf("head -c %d %s > %s && chmod 755 %s", file.Offset, host.Binary, launcher, launcher)},
 		{"cp", "-a", host.Path(payload.Dir("/var/lib/kedge", file.ID())), root},
 		{"touch", filepath.Join(root, "changed")},
-		{"go", "-C", module, "run", "-mod=mod", "./scripts/pack", "-level=fast", "-launcher=" + launcher, "-root=" + root, "-out=" + other},
+		{"go", "-C", module, "run", "./scripts/pack", "-level=fast", "-launcher=" + launcher, "-root=" + root, "-out=" + other},
 	} {
 		cmd := exec.CommandContext(t.Context(), command[0], command[1:]...)
 		if out, err := cmd.CombinedOutput(); err != nil {

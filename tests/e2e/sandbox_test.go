@@ -101,7 +101,7 @@ func get(ctx context.Context, from *testbed.Host, url string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
 	body, err := io.ReadAll(response.Body)
 	if err == nil && response.StatusCode != http.StatusOK {
 		err = fmt.Errorf("get %s: %s: %s", url, response.Status, body)

@@ -155,8 +155,8 @@ func testRollingUpdate(s *sandbox) {
 	s.apply(strings.NewReplacer(
 		"args: [netexec, --http-port=8080]", `args: [netexec, --http-port=8080]
 				env: [{name: REVISION, value: one}]
-				lifecycle: {preStop: {sleep: {seconds: 3}}}`,
-		"terminationGracePeriodSeconds: 1", "terminationGracePeriodSeconds: 10",
+				lifecycle: {preStop: {sleep: {seconds: 6}}}`,
+		"terminationGracePeriodSeconds: 1", "terminationGracePeriodSeconds: 15",
 		"replicas: 2", "replicas: 2\n\tstrategy: {rollingUpdate: {maxUnavailable: 0}}",
 	).Replace(web))
 	s.rollout("deployment/web")
@@ -171,6 +171,9 @@ func testRollingUpdate(s *sandbox) {
 		return out
 	}
 	s.check("the revision at first", revision(), "one")
+	s.answers("the Service", s.pods("app=web"), func() (string, error) {
+		return get(s.t.Context(), s.node, url+"/hostname")
+	})
 
 	// Nobody notices the update: a request during it always has an answer.
 	stop, ended := make(chan struct{}), make(chan error, 1)

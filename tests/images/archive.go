@@ -46,8 +46,10 @@ func (i image) archive(path string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(temporary.Name())
-	defer temporary.Close()
+	defer func() {
+		_ = temporary.Close()
+		_ = os.Remove(temporary.Name())
+	}()
 	out := tar.NewWriter(temporary)
 
 	created := time.Unix(0, 0).UTC()
@@ -179,7 +181,7 @@ func (e entry) write(out *tar.Writer) error {
 		if err != nil {
 			return err
 		}
-		defer file.Close()
+		defer func() { _ = file.Close() }()
 		info, err := file.Stat()
 		if err != nil {
 			return err

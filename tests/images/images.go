@@ -93,9 +93,9 @@ func buildAgnhost(ctx context.Context, root, program string) error {
 	if newer(program, filepath.Join(root, "go.mod")) {
 		return nil
 	}
-	// The tags are those of Kedge, so that what was compiled for it isn't again.
-	cmd := exec.CommandContext(ctx, "nice", "-n", "10", "go", "build", "-mod=mod", "-o", program,
-		"-tags", "netgo,osusergo,providerless", "-ldflags", "-s -w", kubernetes+"/test/images/agnhost")
+	// The tags and paths are those of Kedge, so that what was compiled for it isn't again.
+	cmd := exec.CommandContext(ctx, "nice", "-n", "10", "go", "build", "-trimpath", "-o", program,
+		"-tags", "netgo,osusergo,providerless,kustomize_disable_go_plugin_support", "-ldflags", "-s -w", kubernetes+"/test/images/agnhost")
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -190,7 +190,6 @@ func agnhostLayer(source, program string) []entry {
 func output(ctx context.Context, dir, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GOFLAGS=-mod=mod")
 	out, err := cmd.Output()
 	if err != nil {
 		stderr := ""

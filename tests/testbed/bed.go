@@ -62,7 +62,7 @@ func Open() (_ *Bed, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer guard.Close()
+	defer func() { _ = guard.Close() }()
 	if err := sweep(base); err != nil {
 		return nil, fmt.Errorf("remove what earlier testbeds left: %w", err)
 	}
@@ -191,7 +191,7 @@ func lockDir(path string, how int) (*os.File, error) {
 		return nil, err
 	}
 	if err := unix.Flock(int(dir.Fd()), how); err != nil {
-		dir.Close()
+		_ = dir.Close()
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	return dir, nil

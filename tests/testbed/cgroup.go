@@ -82,7 +82,7 @@ func newCgroup(name string) (*cgroup, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer mountinfo.Close()
+	defer func() { _ = mountinfo.Close() }()
 	all, err := hierarchies(mountinfo)
 	if err != nil {
 		return nil, err

@@ -53,7 +53,7 @@ func (h *Host) collect(dir string) {
 	pods := h.Path("/var/log/pods")
 	_ = filepath.WalkDir(pods, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {
-			return nil
+			return nil //nolint:nilerr // the next file may be there
 		}
 		target := filepath.Join(dir, "pods", strings.TrimPrefix(path, pods))
 		if content, err := os.ReadFile(path); err == nil && os.MkdirAll(filepath.Dir(target), 0o755) == nil {

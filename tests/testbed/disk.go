@@ -57,7 +57,7 @@ func describe(path string, entry fs.DirEntry) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		defer file.Close()
+		defer func() { _ = file.Close() }()
 		hash := sha256.New()
 		if _, err := io.Copy(hash, file); err != nil {
 			return "", err

@@ -199,7 +199,7 @@ func (h *Host) LoadImage(ctx context.Context, archive string) error {
 	if err != nil {
 		return err
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	_, err = h.ExecIn(ctx, file, h.Binary, "ctr", "--namespace", "k8s.io", "images", "import", "-")
 	return err
 }

@@ -37,7 +37,7 @@ func (h *Host) Start(args ...string) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer log.Close()
+	defer func() { _ = log.Close() }()
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	if err := h.StartCommand(p.cmd); err != nil {
 		return nil, err
@@ -110,7 +110,7 @@ func tail(path string, lines int) string {
 	if err != nil {
 		return err.Error()
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	if info, err := file.Stat(); err == nil && info.Size() > 64<<10 {
 		_, _ = file.Seek(-64<<10, io.SeekEnd)
 	}

@@ -2,6 +2,7 @@ package testbed
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,9 +23,8 @@ import (
 type space struct {
 	cgroup  *cgroup
 	process *exec.Cmd
-	hold    io.Closer // closing it tells process 1 to end
-	files   []*os.File
-	kinds   int // CLONE_NEW… flags of the namespaces in files
+	hold    io.Closer  // closing it tells process 1 to end
+	files   []*os.File // the namespaces, in the order of the list below
 }
 
 // namespaces that every space has, by their names in /proc/PID/ns. The mount
@@ -82,7 +82,7 @@ func newSpace(cg *cgroup, sp spec) (_ *space, err error) {
 		return nil, err
 	}
 	if top != nil {
-		defer top.Close()
+		defer func() { _ = top.Close() }()
 		cmd.SysProcAttr.UseCgroupFD = true
 		cmd.SysProcAttr.CgroupFD = int(top.Fd())
 	}
@@ -110,7 +110,7 @@ func newSpace(cg *cgroup, sp spec) (_ *space, err error) {
 	}
 	answer, err := bufio.NewReader(stdout).ReadString('\n')
 	if answer = strings.TrimSpace(answer); answer != holderReady {
-		return nil, fmt.Errorf("set up %s: %s (%v)", sp.Name, answer, err)
+		return nil, fmt.Errorf("set up %s: %w: %s", sp.Name, cmp.Or(err, errors.New("refused")), answer)
 	}
 	for _, namespace := range namespaces {
 		file, err := os.Open(fmt.Sprintf("/proc/%d/ns/%s", cmd.Process.Pid, namespace.file))
@@ -128,9 +128,9 @@ func (s *space) pid() int { return s.process.Process.Pid }
 // close ends every process of the space and removes its cgroups.
 func (s *space) close() error {
 	for _, file := range s.files {
-		file.Close()
+		_ = file.Close()
 	}
-	s.hold.Close()
+	_ = s.hold.Close()
 	_ = s.process.Process.Kill()
 	_ = s.process.Wait()
 	s.cgroup.kill()
@@ -171,7 +171,7 @@ func (s *space) start(cmd *exec.Cmd, kinds int) error {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
 	if leafDir != nil {
-		defer leafDir.Close()
+		defer func() { _ = leafDir.Close() }()
 		cmd.SysProcAttr.UseCgroupFD = true
 		cmd.SysProcAttr.CgroupFD = int(leafDir.Fd())
 	}

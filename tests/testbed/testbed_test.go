@@ -139,7 +139,7 @@ func TestNetwork(t *testing.T) {
 			fmt.Fprint(w, "hello ", strings.Split(r.RemoteAddr, ":")[0])
 		}))
 	}()
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 
 	get := func() (string, error) {
 		web := client.HTTP()
@@ -148,7 +148,7 @@ func TestNetwork(t *testing.T) {
 		if err != nil {
 			return "", err
 		}
-		defer response.Body.Close()
+		defer func() { _ = response.Body.Close() }()
 		body, err := io.ReadAll(response.Body)
 		return string(body), err
 	}

@@ -8,8 +8,8 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -34,16 +34,25 @@ type Dial func(ctx context.Context, network, address string) (net.Conn, error)
 type kubeconfig struct {
 	Clusters []struct {
 		Cluster struct {
-			Server string `yaml:"server"`
-			CA     []byte `yaml:"certificate-authority-data"`
+			Server string   `yaml:"server"`
+			CA     embedded `yaml:"certificate-authority-data"`
 		} `yaml:"cluster"`
 	} `yaml:"clusters"`
 	Users []struct {
 		User struct {
-			Cert []byte `yaml:"client-certificate-data"`
-			Key  []byte `yaml:"client-key-data"`
+			Cert embedded `yaml:"client-certificate-data"`
+			Key  embedded `yaml:"client-key-data"`
 		} `yaml:"user"`
 	} `yaml:"users"`
+}
+
+// embedded is a file within a kubeconfig.
+type embedded []byte
+
+// UnmarshalYAML decodes the base64 that the file is written in.
+func (e *embedded) UnmarshalYAML(node *yaml.Node) (err error) {
+	*e, err = base64.StdEncoding.DecodeString(node.Value)
+	return err
 }
 
 // Connect makes a client out of a kubeconfig with embedded certificates. It
@@ -89,7 +98,7 @@ func (c *Client) Do(ctx context.Context, method, path, contentType string, body 
 	if err != nil {
 		return nil, err
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
 	answer, err := io.ReadAll(response.Body)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", method, path, err)
@@ -112,12 +121,6 @@ func (c *Client) Create(ctx context.Context, collection string, object any) erro
 	return err
 }
 
-// Delete deletes an object.
-func (c *Client) Delete(ctx context.Context, path string) error {
-	_, err := c.Do(ctx, http.MethodDelete, path, "", nil)
-	return err
-}
-
 func (c *Client) send(ctx context.Context, method, path, contentType string, body []byte) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, method, c.server+path, bytes.NewReader(body))
 	if err != nil {
@@ -132,7 +135,7 @@ func (c *Client) send(ctx context.Context, method, path, contentType string, bod
 		return nil, err
 	}
 	if response.StatusCode/100 != 2 {
-		defer response.Body.Close()
+		defer func() { _ = response.Body.Close() }()
 		why, _ := io.ReadAll(io.LimitReader(response.Body, 1<<10))
 		return nil, fmt.Errorf("%s %s: %s: %s", method, path, response.Status, strings.TrimSpace(string(why)))
 	}
@@ -177,7 +180,7 @@ func (c *Client) watch(ctx context.Context, collection, name string, check func(
 	if err != nil {
 		return err
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
 	last := "nothing yet"
 	for events := json.NewDecoder(response.Body); ; {
 		var event struct {
@@ -193,30 +196,6 @@ func (c *Client) watch(ctx context.Context, collection, name string, check func(
 		}
 		if event.Type != "DELETED" && check(event.Object) {
 			return nil
-		}
-	}
-}
-
-// WaitEmpty waits until a collection has no object.
-func (c *Client) WaitEmpty(ctx context.Context, collection string) error {
-	for {
-		answer, err := c.Get(ctx, collection)
-		if err != nil {
-			return err
-		}
-		var list struct {
-			Items []json.RawMessage `json:"items"`
-		}
-		if err := json.Unmarshal(answer, &list); err != nil {
-			return fmt.Errorf("list %s: %w", collection, err)
-		}
-		if len(list.Items) == 0 {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("%s still has %d objects", collection, len(list.Items)), context.Cause(ctx))
-		case <-time.After(200 * time.Millisecond):
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -22,36 +23,28 @@ const (
 	cniDir  = "/etc/cni/net.d"
 	socket  = "/run/containerd/containerd.sock"
 
+	etcdConfig       = pkiDir + "/etcd.json"
 	kubeletConfig    = pkiDir + "/kubelet.yaml"
 	kubeProxyConfig  = pkiDir + "/kube-proxy.yaml"
 	containerdConfig = pkiDir + "/containerd.toml"
+)
+
+const (
+	etcdURL     = "https://127.0.0.1:2379"
+	etcdPeerURL = "http://localhost:2380" // etcd's default
 )
 
 const pauseImage = "kedge.io/pause:1"
 
 type object = map[string]any
 
-// commands are the stack's programs with their arguments: kubeadm's flags, with
-// upstream's defaults in all that they don't say.
+// commands are the stack's programs with their arguments, in the order of their
+// start: kubeadm's flags, with upstream's defaults in all that they don't say.
 func (s *Stack) commands() [][]string {
 	p := pki.NewLayout(pkiDir)
 	serving, kubelet, etcd, proxy := p.Serving("kube-apiserver"), p.Client("kube-apiserver"), p.Client("etcd"), p.Client("front-proxy")
-	etcdServing := p.Serving("etcd")
-	const etcdURL = "https://127.0.0.1:2379"
 	return [][]string{
-		{"etcd",
-			"--name=" + s.host.Name,
-			"--data-dir=" + dataDir + "/etcd",
-			"--listen-client-urls=" + etcdURL,
-			"--advertise-client-urls=" + etcdURL,
-			"--cert-file=" + etcdServing.Cert,
-			"--key-file=" + etcdServing.Key,
-			"--client-cert-auth",
-			"--trusted-ca-file=" + p.ClientCA().Cert,
-			"--snapshot-count=10000",
-			"--watch-progress-notify-interval=5s",
-			"--feature-gates=InitialCorruptCheck=true",
-		},
+		{"etcd", etcdConfig},
 		{"containerd", "--config=" + containerdConfig},
 		{"kube-apiserver",
 			"--advertise-address=" + s.host.Address.String(),
@@ -108,20 +101,37 @@ func (s *Stack) commands() [][]string {
 			"--kubeconfig=" + p.Kubeconfig("kube-scheduler"),
 			"--leader-elect",
 		},
+		{"kube-proxy", "--config=" + kubeProxyConfig},
 		{"kubelet",
 			"--config=" + kubeletConfig,
 			"--hostname-override=" + s.host.Name,
 			"--kubeconfig=" + p.Kubeconfig("kubelet"),
 			"--node-ip=" + s.host.Address.String(),
 		},
-		{"kube-proxy", "--config=" + kubeProxyConfig},
 	}
 }
 
 // writeConfigs writes the files that the commands name.
 func (s *Stack) writeConfigs() error {
 	p := pki.NewLayout(pkiDir)
+	etcd := p.Serving("etcd")
 	for path, content := range map[string]object{
+		etcdConfig: {
+			"name":                  s.host.Name,
+			"data-dir":              dataDir + "/etcd",
+			"initial-cluster":       s.host.Name + "=" + etcdPeerURL,
+			"listen-client-urls":    etcdURL,
+			"advertise-client-urls": etcdURL,
+			"client-transport-security": object{
+				"cert-file":        etcd.Cert,
+				"key-file":         etcd.Key,
+				"client-cert-auth": true,
+				"trusted-ca-file":  p.ClientCA().Cert,
+			},
+			"snapshot-count":                 10000,
+			"watch-progress-notify-interval": 5 * time.Second,
+			"feature-gates":                  "InitialCorruptCheck=true",
+		},
 		kubeletConfig: {
 			"apiVersion": "kubelet.config.k8s.io/v1beta1",
 			"kind":       "KubeletConfiguration",

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -73,10 +74,16 @@ func (s *Stack) Prepare(ctx context.Context) error {
 	return nil
 }
 
-// Start starts all programs at once. The first time, images are imported and the
-// add-ons deployed in the background, as in Kedge.
+// Start starts all programs at once, but for the kubelet, which ends when there
+// is no containerd: it begins when containerd serves. The first time, images are
+// imported and the add-ons deployed in the background, as in Kedge.
 func (s *Stack) Start() error {
 	for _, u := range s.units {
+		if u.name() == "kubelet" {
+			if err := s.waitContainerd(); err != nil {
+				return err
+			}
+		}
 		if err := u.start(); err != nil {
 			return err
 		}
@@ -93,6 +100,19 @@ func (s *Stack) Start() error {
 	return nil
 }
 
+func (s *Stack) waitContainerd() error {
+	for began := time.Now(); ; {
+		conn, err := net.Dial("unix", s.host.Path(socket))
+		if err == nil {
+			return conn.Close()
+		}
+		if time.Since(began) > time.Minute {
+			return fmt.Errorf("containerd doesn't serve: %w", err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
 // deploy imports the images and applies the add-ons, both at once.
 func (s *Stack) deploy(ctx context.Context) error {
 	imported := make(chan error, 1)
@@ -101,16 +121,6 @@ func (s *Stack) deploy(ctx context.Context) error {
 }
 
 func (s *Stack) importImages(ctx context.Context) error {
-	for {
-		if _, err := os.Stat(s.host.Path(socket)); err == nil {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
 	_, err := s.host.Exec(ctx, filepath.Join(s.programs.Dir, "ctr"),
 		"--address", socket, "--namespace", "k8s.io", "images", "import", s.programs.Images)
 	return err
@@ -151,6 +161,8 @@ func (s *Stack) applyAddOns(ctx context.Context) error {
 // Stop stops the programs: etcd last, for the API server writes to its end.
 func (s *Stack) Stop(limit time.Duration) (took time.Duration, err error) {
 	began := time.Now()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
 	etcd, others := s.units[0], s.units[1:]
 	var all []error
 	for _, group := range [][]*unit{others, {etcd}} {
@@ -158,7 +170,7 @@ func (s *Stack) Stop(limit time.Duration) (took time.Duration, err error) {
 			u.signal(unix.SIGTERM)
 		}
 		for _, u := range group {
-			all = append(all, u.wait(limit-time.Since(began)))
+			all = append(all, u.wait(ctx))
 		}
 	}
 	return time.Since(began), errors.Join(all...)
@@ -200,7 +212,7 @@ func (s *Stack) State() string {
 	for _, u := range s.units {
 		u.mu.Lock()
 		if u.restarts > 0 {
-			notes = append(notes, fmt.Sprintf("%s was started again %d times", filepath.Base(u.program), u.restarts))
+			notes = append(notes, fmt.Sprintf("%s was started again %d times", u.name(), u.restarts))
 		}
 		u.mu.Unlock()
 	}

@@ -32,6 +32,8 @@ type unit struct {
 	restarts int
 }
 
+func (u *unit) name() string { return filepath.Base(u.program) }
+
 // start starts the program and goes on starting it until end.
 func (u *unit) start() error {
 	u.stop, u.done = make(chan struct{}), make(chan struct{})
@@ -89,12 +91,16 @@ func (u *unit) signal(signal unix.Signal) {
 	}
 }
 
-// wait waits until the program has ended.
-func (u *unit) wait(limit time.Duration) error {
+// wait waits until the program has ended, or ctx.
+func (u *unit) wait(ctx context.Context) error {
+	select {
+	case <-u.done:
+	case <-ctx.Done():
+	}
 	select {
 	case <-u.done:
 		return nil
-	case <-time.After(limit):
-		return fmt.Errorf("%s still runs %s after SIGTERM", filepath.Base(u.program), limit)
+	default:
+		return fmt.Errorf("%s still runs: %w", u.name(), ctx.Err())
 	}
 }

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"encoding/json"
+	"math"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestSeries(t *testing.T) {
+	for _, test := range []struct {
+		runs             []float64
+		median, min, max float64
+	}{
+		{[]float64{3}, 3, 3, 3},
+		{[]float64{4, 1}, 2.5, 1, 4},
+		{[]float64{9, 2, 5}, 5, 2, 9},
+		{[]float64{9, 2, 5, 4}, 4.5, 2, 9},
+	} {
+		s := newSeries(test.runs)
+		if s.Median != test.median || s.Min != test.min || s.Max != test.max {
+			t.Errorf("%v: got %+v", test.runs, s)
+		}
+	}
+	if newSeries(nil) != nil || !math.IsNaN(newSeries(nil).median()) {
+		t.Error("a series of nothing is something")
+	}
+}
+
+func TestPercentile(t *testing.T) {
+	var sorted []time.Duration
+	for i := range 500 {
+		sorted = append(sorted, time.Duration(i+1))
+	}
+	for p, want := range map[int]time.Duration{50: 250, 99: 495, 100: 500} {
+		if got := percentile(sorted, p); got != want {
+			t.Errorf("p%d is %d, want %d", p, got, want)
+		}
+	}
+}
+
+func TestHammer(t *testing.T) {
+	took, err := hammer(4, func(i int) error {
+		if i < apiWarmUp {
+			time.Sleep(50 * time.Millisecond)
+		}
+		return nil
+	})
+	if err != nil || len(took) != apiRequests || !slices.IsSorted(took) {
+		t.Errorf("%d values, sorted: %t, error %v", len(took), slices.IsSorted(took), err)
+	}
+	if took[len(took)/2] > 25*time.Millisecond {
+		t.Errorf("the warm-up is counted: %s", took[len(took)/2])
+	}
+	if _, err := hammer(2, func(i int) error {
+		if i == 7 {
+			return os.ErrInvalid
+		}
+		return nil
+	}); err == nil {
+		t.Error("a request's error is lost")
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	seen := map[string]bool{}
+	for _, m := range metrics() {
+		if seen[m.Key] || m.Key == "" || m.Name == "" || m.Unit == "" {
+			t.Errorf("metric %+v is there twice, or lacks something", m)
+		}
+		seen[m.Key] = true
+	}
+	if want := "start,first,idle,api,pods,restart,size"; strings.Join(groups(), ",") != want {
+		t.Errorf("groups are %v, want %s", groups(), want)
+	}
+}
+
+func TestParse(t *testing.T) {
+	o, err := parse([]string{"-runs", "2", "-only", "size,api", "-stock=false"})
+	if err != nil || o.runs != 2 || o.stock || !slices.Equal(o.only, []string{"size", "api"}) {
+		t.Errorf("got %+v, error %v", o, err)
+	}
+	for _, args := range [][]string{{"-only", "sise"}, {"-runs", "0"}, {"more"}} {
+		if _, err := parse(args); err == nil {
+			t.Errorf("%v is taken", args)
+		}
+	}
+}
+
+func TestReport(t *testing.T) {
+	ratio := metric{"a", "g", "ratio", "s", 2, goal{ratio: 0.5}}
+	limit := metric{"b", "g", "limit", "MB", 0, goal{limit: 95}}
+	none := metric{"c", "g", "none", "ms", 1, goal{}}
+	r := &report{Results: []result{
+		newResult(ratio, []float64{1, 2, 3}, []float64{4, 4, 5}),
+		newResult(ratio, []float64{3}, []float64{4}),
+		newResult(limit, []float64{95.5}, nil),
+		newResult(none, nil, []float64{1.25}),
+		newResult(ratio, []float64{0}, []float64{0}),
+	}}
+	var out strings.Builder
+	if err := r.table(&out); err != nil {
+		t.Fatal(err)
+	}
+	const want = `       unit  Kedge  (min–max)    stock  (min–max)    ratio  goal           
+ratio  s     2.00   (1.00–3.00)  4.00   (4.00–5.00)  0.50   ≤ 0.5 × stock  ok
+ratio  s     3.00   (3.00–3.00)  4.00   (4.00–4.00)  0.75   ≤ 0.5 × stock  missed
+limit  MB    96     (96–96)      –                          ≤ 95           missed
+none   ms    –                   1.2    (1.2–1.2)                          
+ratio  s     0.00   (0.00–0.00)  0.00   (0.00–0.00)         ≤ 0.5 × stock  ok
+`
+	if out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
+	}
+	if text, err := json.Marshal(r); err != nil || !strings.Contains(string(text), `"ratio":0.5`) {
+		t.Errorf("JSON is %s, error %v", text, err)
+	}
+}
+
+func TestOwnProcess(t *testing.T) {
+	pid := os.Getpid()
+	found, err := processesOf(pid)
+	if err != nil || !slices.Contains(found.stack, pid) {
+		t.Errorf("this process isn't among %v, error %v", found.stack, err)
+	}
+	before, err := usageOf([]int{pid})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for began := time.Now(); time.Since(began) < 100*time.Millisecond; {
+		_ = len(out())
+	}
+	after, err := usageOf([]int{pid})
+	if used := after.processor - before.processor; err != nil || used < 20*time.Millisecond || used > time.Second {
+		t.Errorf("100 ms of work are %s, error %v", used, err)
+	}
+	ballast := make([]byte, 50e6)
+	for i := range ballast {
+		ballast[i] = 1
+	}
+	used, err := memoryOf([]int{pid})
+	if err != nil || used.anonymous < 50 || used.pss < used.anonymous || used.pss > 500 {
+		t.Errorf("with 50 MB the memory is %+v, error %v", used, err)
+	}
+	if ballast[len(ballast)-1] != 1 {
+		t.Error("the compiler has done away with the memory")
+	}
+	if used, err := memoryOf([]int{1 << 30}); err != nil || used.pss != 0 {
+		t.Errorf("memory of no process is %+v, error %v", used, err)
+	}
+}
+
+// out keeps the processor busy.
+func out() []byte { return make([]byte, 64<<10) }
