@@ -401,10 +401,13 @@ func TestHangupWhileWaiting(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			// A child inherits that a signal is ignored, not how it is handled.
 			if ignored {
-				signal.Ignore(syscall.SIGHUP) // which the child inherits
-				defer signal.Reset(syscall.SIGHUP)
+				signal.Ignore(syscall.SIGHUP)
+			} else {
+				signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 			}
+			defer signal.Reset(syscall.SIGHUP)
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}

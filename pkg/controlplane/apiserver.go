@@ -182,6 +182,7 @@ func (a *APIServer) Start(ctx context.Context) error {
 	}
 	kube := chain.KubeAPIs.ControlPlane.Generic
 	kube.SkipOpenAPIInstallation = true // see openAPI
+	kube.DisabledPostStartHooks.Insert(upstreamBootstrapHooks...)
 	completeChain, err := chain.Complete()
 	if err != nil {
 		return err
@@ -197,8 +198,8 @@ func (a *APIServer) Start(ctx context.Context) error {
 	}
 	serveOpenAPI(builtIn, kube.OpenAPIConfig, kube.OpenAPIV3Config)
 	loopback := server.GenericAPIServer.LoopbackClientConfig
-	err = server.GenericAPIServer.AddPostStartHook("kedge/bootstrap-roles", func(hook genericapiserver.PostStartHookContext) error {
-		return bootstrapRoles(hook, loopback)
+	err = server.GenericAPIServer.AddPostStartHook("kedge/bootstrap-policy", func(hook genericapiserver.PostStartHookContext) error {
+		return bootstrapPolicy(hook, loopback)
 	})
 	if err != nil {
 		return err

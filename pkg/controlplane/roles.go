@@ -3,14 +3,20 @@ package controlplane
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/retry"
+	"k8s.io/component-helpers/auth/rbac/reconciliation"
+	schedulingv1 "k8s.io/kubernetes/pkg/apis/scheduling/v1"
+	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"
 )
 
 // Identities of Kedge's own parts, the subjects of the roles below.
@@ -62,38 +68,109 @@ func bind(name, role, kind, subject string) rbacv1.ClusterRoleBinding {
 	}
 }
 
-// bootstrapRoles makes Kedge's own roles and bindings, next to upstream's
-// rbac/bootstrap-roles hook and with the same rights: the loopback client's.
-// What an administrator changed in them stays.
-func bootstrapRoles(ctx context.Context, loopback *rest.Config) error {
+// upstreamBootstrapHooks make the roles and priority classes that every cluster
+// has. They begin with a pause of a second, which nearly everything else waits
+// for at each start; bootstrapPolicy does the same at once.
+var upstreamBootstrapHooks = []string{"rbac/bootstrap-roles", "scheduling/bootstrap-system-priority-classes"}
+
+const bootstrapLimit = 30 * time.Second
+
+// bootstrapPolicy makes upstream's default roles, Kedge's own, and the system
+// priority classes, with the loopback client's rights. Objects that are there
+// already are reconciled as upstream does: missing rights are added, unless the
+// object says rbac.authorization.kubernetes.io/autoupdate=false.
+func bootstrapPolicy(ctx context.Context, loopback *rest.Config) error {
 	client, err := kubernetes.NewForConfig(loopback)
 	if err != nil {
 		return err
 	}
-	const limit = 30 * time.Second
+	jobs := policyJobs(client)
 	var last error
-	err = wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, limit, true, func(ctx context.Context) (bool, error) {
-		last = createRoles(ctx, client)
+	err = wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, bootstrapLimit, true, func(ctx context.Context) (bool, error) {
+		group, ctx := errgroup.WithContext(ctx)
+		group.SetLimit(4)
+		for _, job := range jobs {
+			group.Go(func() error { return job(ctx) })
+		}
+		last = group.Wait()
 		return last == nil, nil
 	})
 	if err != nil {
-		return fmt.Errorf("make Kedge's roles within %s: %w", limit, last)
+		return fmt.Errorf("make the default roles within %s: %w", bootstrapLimit, last)
 	}
 	return nil
 }
 
-func createRoles(ctx context.Context, client kubernetes.Interface) error {
-	for _, role := range roles {
-		_, err := client.RbacV1().ClusterRoles().Create(ctx, &role, metav1.CreateOptions{})
-		if err != nil && !apierrors.IsAlreadyExists(err) {
+func policyJobs(client kubernetes.Interface) []func(context.Context) error {
+	rbac, namespaces := client.RbacV1(), client.CoreV1().Namespaces()
+	var jobs []func(context.Context) error
+	add := func(kind, name string, run func() error) {
+		jobs = append(jobs, func(context.Context) error {
+			if err := retry.OnError(retry.DefaultBackoff, retriable, run); err != nil {
+				return fmt.Errorf("%s %s: %w", kind, name, err)
+			}
+			return nil
+		})
+	}
+	for _, role := range slices.Concat(bootstrappolicy.ClusterRoles(), bootstrappolicy.ControllerRoles(), roles) {
+		add("clusterrole", role.Name, func() error {
+			_, err := (&reconciliation.ReconcileRoleOptions{
+				Role:    reconciliation.ClusterRoleRuleOwner{ClusterRole: role.DeepCopy()},
+				Client:  reconciliation.ClusterRoleModifier{Client: rbac.ClusterRoles()},
+				Confirm: true,
+			}).Run()
 			return err
+		})
+	}
+	for _, binding := range slices.Concat(bootstrappolicy.ClusterRoleBindings(), bootstrappolicy.ControllerRoleBindings(), bindings) {
+		add("clusterrolebinding", binding.Name, func() error {
+			_, err := (&reconciliation.ReconcileRoleBindingOptions{
+				RoleBinding: reconciliation.ClusterRoleBindingAdapter{ClusterRoleBinding: binding.DeepCopy()},
+				Client:      reconciliation.ClusterRoleBindingClientAdapter{Client: rbac.ClusterRoleBindings()},
+				Confirm:     true,
+			}).Run()
+			return err
+		})
+	}
+	for namespace, roles := range bootstrappolicy.NamespaceRoles() {
+		for _, role := range roles {
+			add("role", namespace+"/"+role.Name, func() error {
+				_, err := (&reconciliation.ReconcileRoleOptions{
+					Role:    reconciliation.RoleRuleOwner{Role: role.DeepCopy()},
+					Client:  reconciliation.RoleModifier{Client: rbac, NamespaceClient: namespaces},
+					Confirm: true,
+				}).Run()
+				return err
+			})
 		}
 	}
-	for _, binding := range bindings {
-		_, err := client.RbacV1().ClusterRoleBindings().Create(ctx, &binding, metav1.CreateOptions{})
-		if err != nil && !apierrors.IsAlreadyExists(err) {
-			return err
+	for namespace, bindings := range bootstrappolicy.NamespaceRoleBindings() {
+		for _, binding := range bindings {
+			add("rolebinding", namespace+"/"+binding.Name, func() error {
+				_, err := (&reconciliation.ReconcileRoleBindingOptions{
+					RoleBinding: reconciliation.RoleBindingAdapter{RoleBinding: binding.DeepCopy()},
+					Client:      reconciliation.RoleBindingClientAdapter{Client: rbac, NamespaceClient: namespaces},
+					Confirm:     true,
+				}).Run()
+				return err
+			})
 		}
 	}
-	return nil
+	for _, class := range schedulingv1.SystemPriorityClasses() {
+		add("priorityclass", class.Name, func() error {
+			_, err := client.SchedulingV1().PriorityClasses().Get(context.TODO(), class.Name, metav1.GetOptions{})
+			if apierrors.IsNotFound(err) {
+				_, err = client.SchedulingV1().PriorityClasses().Create(context.TODO(), class.DeepCopy(), metav1.CreateOptions{})
+			}
+			if apierrors.IsAlreadyExists(err) {
+				return nil
+			}
+			return err
+		})
+	}
+	return jobs
+}
+
+func retriable(err error) bool {
+	return apierrors.IsConflict(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsAlreadyExists(err)
 }

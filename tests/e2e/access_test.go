@@ -195,8 +195,8 @@ func testInteractive(s *sandbox) {
 	// Parted, so that the echo of what was typed isn't taken for the answer.
 	send("tty && echo ans''wer $(stty size)")
 	expect("an answer of the shell", `/dev/pts/0\r\nanswer 33 99`)
-	send("sleep 1000")
-	expect("the command to start", `sleep 1000`)
+	send("sh -c 'echo g''o; exec sleep 1000'")
+	expect("the command to start", `go\r\n`)
 	send("\x03")
 	expect("Ctrl-C to end the command", `/ # `)
 	send("exit 0")

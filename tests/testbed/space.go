@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -25,6 +26,9 @@ type space struct {
 	process *exec.Cmd
 	hold    io.Closer  // closing it tells process 1 to end
 	files   []*os.File // the namespaces, in the order of the list below
+
+	mu       sync.Mutex
+	children []*os.Process // started from outside, some of them ended
 }
 
 // namespaces that every space has, by their names in /proc/PID/ns. The mount
@@ -132,7 +136,23 @@ func (s *space) close() error {
 	}
 	_ = s.hold.Close()
 	_ = s.process.Process.Kill()
-	_ = s.process.Wait()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = s.process.Wait()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(time.Second):
+		// Process 1 ends after all others, also after those that were started
+		// from outside and that nobody waits for.
+		s.mu.Lock()
+		for _, child := range s.children {
+			_, _ = child.Wait()
+		}
+		s.mu.Unlock()
+		<-ended
+	}
 	s.cgroup.kill()
 	return s.cgroup.remove(10 * time.Second)
 }
@@ -185,7 +205,13 @@ func (s *space) start(cmd *exec.Cmd, kinds int) error {
 		if err := s.enter(kinds); err != nil {
 			return err
 		}
-		return cmd.Start()
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		s.children = append(s.children, cmd.Process)
+		s.mu.Unlock()
+		return nil
 	})
 }
 

@@ -253,6 +253,14 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
+func TestCloseWithoutWait(t *testing.T) {
+	host := newHost(t, New(t), "node")
+	if err := host.StartCommand(host.Command(t.Context(), "sleep", "1000")); err != nil {
+		t.Fatal(err)
+	}
+	// The end of the bed, which the test's end brings, must not wait for it.
+}
+
 func TestDisk(t *testing.T) {
 	host := newHost(t, New(t), "node")
 	state := func() Disk {
