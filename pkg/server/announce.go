@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/kedge-k8s/kedge/pkg/payload"
 	"github.com/kedge-k8s/kedge/pkg/version"
 )
 
@@ -71,8 +72,9 @@ func (s *Server) announce(ctx context.Context, began time.Time) {
 	}
 }
 
-// settle waits until controllers and pods have had their first minute, and
-// then gives back the memory that only that took.
+// settle waits until controllers and pods have had their first half minute, and
+// then gives back the memory that only that took, and the disk space of other
+// versions' payloads that nothing runs from.
 func (s *Server) settle(ctx context.Context) {
 	select {
 	case <-time.After(settleTime):
@@ -81,6 +83,13 @@ func (s *Server) settle(ctx context.Context) {
 	}
 	if err := trimMemory(); err != nil {
 		s.log.Debug("memory of the start-up is not given back", "err", err)
+	}
+	removed, err := payload.RemoveOld(s.config.Paths.DataDir, s.payload)
+	if err != nil {
+		s.log.Warn("old versions stay on disk", "err", err)
+	}
+	for _, dir := range removed {
+		s.log.Info("removed an old version's programs", "dir", dir)
 	}
 }
 
