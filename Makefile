@@ -158,7 +158,7 @@ lint: $(LINT) test-deps ## look at the code: golangci-lint, shellcheck
 	shellcheck -x -P SCRIPTDIR scripts/*.sh .ci/run
 
 # Packages with unit tests import nothing heavy: -race builds them in seconds.
-UNIT = $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./cmd/... ./pkg/... ./scripts/... ./tests/images/... ./tests/testbed/...)
+UNIT = $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./cmd/... ./pkg/... ./scripts/... ./tests/bench/... ./tests/images/... ./tests/testbed/...)
 
 unit: $(BIN)/pause $(BIN)/nft $(BIN)/cni build/nft/packages ## unit tests, with the race detector
 	go test -race -count=1 $(UNIT)
@@ -170,5 +170,5 @@ images: ## the tests' own container images
 e2e: build images ## tests of behaviour: dist/kedge on hosts in namespaces (as root)
 	go test -tags e2e -count=1 -timeout 30m -parallel 4 ./tests/e2e
 
-bench: build images ## measure Kedge beside the stock components (as root)
+bench: build images test-deps ## measure Kedge beside the stock components (as root)
 	go run ./tests/bench

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -69,8 +71,12 @@ func (d *Deployer) Start(context.Context) error {
 		return err
 	}
 	d.run.Run(func(ctx context.Context) error {
-		for _, file := range files {
-			d.applyUntilDone(ctx, a, file)
+		for _, f := range files {
+			if f.disabled {
+				d.untilDone(ctx, f.name, "deleted", func() error { return a.delete(ctx, f.objects) })
+			} else {
+				d.untilDone(ctx, f.name, "applied", func() error { return a.apply(ctx, f.objects) })
+			}
 		}
 		<-ctx.Done()
 		return nil
@@ -81,11 +87,13 @@ func (d *Deployer) Start(context.Context) error {
 func (d *Deployer) Stop(ctx context.Context) error { return d.run.Stop(ctx) }
 
 type file struct {
-	name    string // of the add-on
-	objects []*unstructured.Unstructured
+	name     string // of the add-on
+	disabled bool
+	objects  []*unstructured.Unstructured
 }
 
 // render fills the variables in, and writes each manifest as it is applied.
+// A disabled add-on that was never deployed is left out.
 func (d *Deployer) render() ([]file, error) {
 	names, err := manifests.FS.ReadDir(".")
 	if err != nil {
@@ -97,7 +105,9 @@ func (d *Deployer) render() ([]file, error) {
 	var files []file
 	for _, entry := range names {
 		name := strings.TrimSuffix(entry.Name(), path.Ext(entry.Name()))
-		if slices.Contains(d.config.Disabled, name) {
+		written := filepath.Join(d.config.Dir, entry.Name())
+		disabled := slices.Contains(d.config.Disabled, name)
+		if _, err := os.Stat(written); disabled && errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		raw, err := manifests.FS.ReadFile(entry.Name())
@@ -105,14 +115,16 @@ func (d *Deployer) render() ([]file, error) {
 			return nil, err
 		}
 		text := os.Expand(string(raw), func(key string) string { return d.config.Variables[key] })
-		if _, err := atomicfile.Update(filepath.Join(d.config.Dir, entry.Name()), []byte(text), 0o600); err != nil {
-			return nil, err
+		if !disabled {
+			if _, err := atomicfile.Update(written, []byte(text), 0o600); err != nil {
+				return nil, err
+			}
 		}
 		objects, err := decode([]byte(text))
 		if err != nil {
 			return nil, fmt.Errorf("manifest %s: %w", entry.Name(), err)
 		}
-		files = append(files, file{name: name, objects: objects})
+		files = append(files, file{name: name, disabled: disabled, objects: objects})
 	}
 	return files, nil
 }
@@ -135,11 +147,15 @@ func decode(data []byte) ([]*unstructured.Unstructured, error) {
 	}
 }
 
-func (d *Deployer) applyUntilDone(ctx context.Context, a *applier, f file) {
+// untilDone tries until it succeeds or ctx ends, and complains once.
+func (d *Deployer) untilDone(ctx context.Context, addon, done string, try func() error) {
 	for told := false; ; {
-		err := a.apply(ctx, f.objects)
+		err := try()
 		if err == nil {
-			d.config.Log.Info("applied", "component", d.Name(), "addon", f.name)
+			d.config.Log.Info(done, "component", d.Name(), "addon", addon)
+			if done == "deleted" {
+				d.forget(addon)
+			}
 			return
 		}
 		if ctx.Err() != nil {
@@ -147,13 +163,20 @@ func (d *Deployer) applyUntilDone(ctx context.Context, a *applier, f file) {
 		}
 		if !told {
 			told = true
-			d.config.Log.Warn("applying fails and is tried again", "component", d.Name(), "addon", f.name, "every", retryInterval, "err", err)
+			d.config.Log.Warn("this fails and is tried again", "component", d.Name(), "addon", addon, "every", retryInterval, "err", err)
 		}
 		select {
 		case <-time.After(retryInterval):
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// forget removes the manifest of an add-on that is out of the cluster.
+func (d *Deployer) forget(addon string) {
+	if err := os.Remove(filepath.Join(d.config.Dir, addon+".yaml")); err != nil {
+		d.config.Log.Warn("a disabled add-on's manifest stays", "component", d.Name(), "err", err)
 	}
 }
 
@@ -182,20 +205,43 @@ func newApplier(kubeconfig string) (*applier, error) {
 
 func (a *applier) apply(ctx context.Context, objects []*unstructured.Unstructured) error {
 	for _, object := range objects {
-		gvk := object.GroupVersionKind()
-		mapping, err := a.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
-		if err != nil {
-			a.mapper.Reset()
-			return fmt.Errorf("%s %s: %w", gvk.Kind, object.GetName(), err)
+		resource, err := a.resource(object)
+		if err == nil {
+			_, err = resource.Apply(ctx, object.GetName(), object, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
 		}
-		var resource dynamic.ResourceInterface = a.client.Resource(mapping.Resource)
-		if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
-			resource = a.client.Resource(mapping.Resource).Namespace(object.GetNamespace())
-		}
-		_, err = resource.Apply(ctx, object.GetName(), object, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
 		if err != nil {
-			return fmt.Errorf("%s %s: %w", gvk.Kind, object.GetName(), err)
+			return fmt.Errorf("%s %s: %w", object.GetKind(), object.GetName(), err)
 		}
 	}
 	return nil
+}
+
+// delete removes the objects, the last first, with what they own.
+func (a *applier) delete(ctx context.Context, objects []*unstructured.Unstructured) error {
+	background := metav1.DeletePropagationBackground
+	for _, object := range slices.Backward(objects) {
+		resource, err := a.resource(object)
+		if err == nil {
+			err = resource.Delete(ctx, object.GetName(), metav1.DeleteOptions{PropagationPolicy: &background})
+		}
+		if err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("%s %s: %w", object.GetKind(), object.GetName(), err)
+		}
+	}
+	return nil
+}
+
+// resource is where objects of the kind are kept.
+func (a *applier) resource(object *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
+	gvk := object.GroupVersionKind()
+	mapping, err := a.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+	if err != nil {
+		a.mapper.Reset() // the kind may come later
+		return nil, err
+	}
+	resource := a.client.Resource(mapping.Resource)
+	if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
+		return resource.Namespace(object.GetNamespace()), nil
+	}
+	return resource, nil
 }

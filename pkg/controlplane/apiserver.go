@@ -219,6 +219,9 @@ func (a *APIServer) Ready(ctx context.Context) error {
 	return probe.Wait(ctx, a.config.url()+"/readyz", a.config.PKI.ServerCA().Cert)
 }
 
+// Limits lets it stop before its clients elsewhere would notice.
+func (*APIServer) Limits() (start, stop time.Duration) { return 0, 3 * shutdownTimeout }
+
 func (a *APIServer) Stop(ctx context.Context) error { return a.run.Stop(ctx) }
 func (a *APIServer) Failed() <-chan error           { return a.run.Failed() }
 

@@ -2,8 +2,10 @@ package controlplane
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/app/options"
@@ -108,5 +110,16 @@ func (m *ControllerManager) Start(ctx context.Context) error {
 }
 
 func (m *ControllerManager) Ready(ctx context.Context) error { return probe.Wait(ctx, m.url, m.ca) }
-func (m *ControllerManager) Stop(ctx context.Context) error  { return m.run.Stop(ctx) }
-func (m *ControllerManager) Failed() <-chan error            { return m.run.Failed() }
+
+// Built waits until every controller is made: then each has its health check.
+func (m *ControllerManager) Built(ctx context.Context) error {
+	return probe.WaitFor(ctx, m.url+"?verbose", m.ca, func(body string) error {
+		if !strings.Contains(body, "-controller ok") {
+			return errors.New("the controllers are being made")
+		}
+		return nil
+	})
+}
+
+func (m *ControllerManager) Stop(ctx context.Context) error { return m.run.Stop(ctx) }
+func (m *ControllerManager) Failed() <-chan error           { return m.run.Failed() }

@@ -3,6 +3,8 @@ package log
 import (
 	"context"
 	"log/slog"
+	"os"
+	"runtime"
 	"sync"
 )
 
@@ -14,23 +16,39 @@ const heldLimit = 50
 type Gate struct {
 	next slog.Handler
 
-	mu   sync.Mutex
-	open bool
-	held []func()
+	mu       sync.Mutex
+	open     bool
+	stopping bool
+	held     []func()
 }
 
 func newGate(next slog.Handler, open bool) *Gate { return &Gate{next: next, open: open} }
 
 // Open lets messages through from now on, and forgets what was held back.
-func (g *Gate) Open() { g.set(true) }
-
-// Close holds messages back from now on.
-func (g *Gate) Close() { g.set(false) }
-
-func (g *Gate) set(open bool) {
+func (g *Gate) Open() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.open, g.held = open, nil
+	g.open, g.held = true, nil
+}
+
+// Close holds messages back from now on: the process stops.
+func (g *Gate) Close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open, g.stopping, g.held = false, true, nil
+}
+
+// exit is what klog's Fatal does. While the process stops, parts that find
+// others gone must not cut that short: then it ends the calling goroutine only.
+func (g *Gate) exit(int) {
+	g.mu.Lock()
+	stopping := g.stopping
+	g.mu.Unlock()
+	if stopping {
+		runtime.Goexit()
+	}
+	g.Release()
+	os.Exit(1)
 }
 
 // Release logs what was held back, and lets messages through from now on: the

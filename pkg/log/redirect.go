@@ -9,6 +9,7 @@ import (
 	golog "log"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -45,6 +46,8 @@ func Redirect(out slog.Handler, o Options) (*Gate, error) {
 	}
 	kube := &kubeHandler{next: h, verbosity: o.Verbosity, shown: o.Debug || o.Verbosity > 0}
 	klog.SetLoggerWithOptions(logr.FromSlogHandler(kube), klog.ContextualLogger(true), klog.WriteKlogBuffer(kube.writeKlog))
+
+	klog.OsExit = gate.exit
 
 	logrus.SetOutput(io.Discard)
 	logrus.SetReportCaller(true)
@@ -107,7 +110,7 @@ func (k *kubeHandler) writeKlog(data []byte) {
 	case data[0] == 'E' || data[0] == 'F':
 		level = slog.LevelError
 	}
-	if level == slog.LevelInfo {
+	if level == slog.LevelInfo || harmless(data) {
 		if !k.shown {
 			return
 		}
@@ -125,6 +128,17 @@ func (k *kubeHandler) writeKlog(data []byte) {
 	r := slog.NewRecord(time.Now(), level, string(data), 0)
 	r.AddAttrs(slog.String(componentKey, componentOf(klogCaller())))
 	_ = k.next.Handle(context.Background(), r)
+}
+
+// harmlessParts are of messages that Kubernetes logs as errors although all is
+// well: the end of each exec, and the last look at a deleted pod's volumes.
+var harmlessParts = [][]byte{
+	[]byte("use of closed network connection"),
+	[]byte("no relationship found between node"),
+}
+
+func harmless(message []byte) bool {
+	return slices.ContainsFunc(harmlessParts, func(part []byte) bool { return bytes.Contains(message, part) })
 }
 
 // klogCaller is the source file that called klog.

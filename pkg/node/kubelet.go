@@ -20,6 +20,7 @@ import (
 	"k8s.io/kubernetes/cmd/kubelet/app/options"
 	kubeletconfig "k8s.io/kubernetes/pkg/kubelet/apis/config"
 	"k8s.io/kubernetes/pkg/kubelet/apis/config/validation"
+	"k8s.io/kubernetes/pkg/volume"
 
 	"github.com/kedge-k8s/kedge/pkg/component"
 	"github.com/kedge-k8s/kedge/pkg/config"
@@ -43,6 +44,11 @@ type KubeletConfig struct {
 	CloudProvider  bool
 	Dir            string // of what the kubelet is given to read: static pods, volume plugins
 	Profiling      bool
+	// BeforeVolumes returns when the controllers in this process, if any, have
+	// initialized their volume plugins. The CSI plugin keeps the node it works
+	// for in a variable of its package, and the last one to initialize it must
+	// be the kubelet.
+	BeforeVolumes func(context.Context) error
 }
 
 // Kubelet is the kubelet as a component.
@@ -165,8 +171,28 @@ func (k *Kubelet) Start(context.Context) error {
 	if err != nil {
 		return err
 	}
+	if k.config.BeforeVolumes != nil {
+		deps.DynamicPluginProber = patientProber{deps.DynamicPluginProber, life, k.config.BeforeVolumes}
+	}
 	k.run.Run(func(ctx context.Context) error { return app.Run(ctx, k.server, deps, utilfeature.DefaultFeatureGate) })
 	return nil
+}
+
+// patientProber waits before it is initialized, which is what the kubelet does
+// right before it initializes its volume plugins.
+type patientProber struct {
+	volume.DynamicPluginProber
+	ctx  context.Context
+	wait func(context.Context) error
+}
+
+func (p patientProber) Init() error {
+	ctx, cancel := context.WithTimeout(p.ctx, component.DefaultStartLimit)
+	defer cancel()
+	if err := p.wait(ctx); err != nil {
+		return err
+	}
+	return p.DynamicPluginProber.Init()
 }
 
 // Ready waits for the kubelet's own health endpoint.

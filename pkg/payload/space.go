@@ -38,6 +38,27 @@ func checkPlace(dir string, t Trailer) error {
 	return nil
 }
 
+// checkNewPlace is checkPlace for a directory that is yet to be made, so that
+// nothing is made where there is no room.
+func checkNewPlace(dir string, t Trailer) error {
+	if _, err := os.Lstat(dir); err == nil {
+		return nil // leftovers in it may go first
+	}
+	for parent := filepath.Dir(dir); ; parent = filepath.Dir(parent) {
+		info, err := os.Stat(parent)
+		if err == nil {
+			full := (*NoSpaceError)(nil)
+			if err := checkPlace(parent, t); info.IsDir() && errors.As(err, &full) && full.Free > 0 {
+				return err
+			}
+			return nil // where making it fails for another reason, that says why
+		}
+		if parent == filepath.Dir(parent) {
+			return nil
+		}
+	}
+}
+
 // CheckExec gives a *[NoExecError] if programs can't be run from dir's file
 // system.
 func CheckExec(dir string) error {

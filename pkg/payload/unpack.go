@@ -58,6 +58,9 @@ func (f *File) Unpack(ctx context.Context, dataDir string, report Reporter) (roo
 
 func (f *File) unpack(ctx context.Context, root string, report Reporter) (err error) {
 	store := filepath.Dir(root)
+	if err := checkNewPlace(store, f.Trailer); err != nil {
+		return err
+	}
 	if err := makeDir(store); err != nil {
 		return explainSpace(err, filepath.Dir(store), f.Trailer)
 	}

@@ -23,6 +23,11 @@ const (
 // last answer was. An HTTPS endpoint must show a certificate of the bundle in
 // caFile.
 func Wait(ctx context.Context, url, caFile string) error {
+	return WaitFor(ctx, url, caFile, func(string) error { return nil })
+}
+
+// WaitFor is Wait for an answer whose body check accepts.
+func WaitFor(ctx context.Context, url, caFile string, check func(body string) error) error {
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
 	if caFile != "" {
@@ -39,7 +44,10 @@ func Wait(ctx context.Context, url, caFile string) error {
 	defer tick.Stop()
 	var last error
 	for {
-		err := get(ctx, client, url)
+		body, err := get(ctx, client, url)
+		if err == nil {
+			err = check(body)
+		}
 		if err == nil {
 			return nil
 		}
@@ -55,21 +63,22 @@ func Wait(ctx context.Context, url, caFile string) error {
 	}
 }
 
-func get(ctx context.Context, client *http.Client, url string) error {
+func get(ctx context.Context, client *http.Client, url string) (body string, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return err
+		return "", err
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, 8<<10))
+	data, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	body = string(data)
 	if resp.StatusCode == http.StatusOK {
-		return nil
+		return body, nil
 	}
-	return fmt.Errorf("%s answers %d: %s", url, resp.StatusCode, summary(string(body)))
+	return "", fmt.Errorf("%s answers %d: %s", url, resp.StatusCode, summary(body))
 }
 
 // summary picks the failing checks ("[-]name failed: …") out of a Kubernetes

@@ -34,9 +34,6 @@ func (s *Server) preflight(ctx context.Context) error {
 	if s.cgroups, err = s.host.Cgroups(); err != nil {
 		return err
 	}
-	if s.cgroups.Version == 1 {
-		s.log.Warn("this machine uses cgroup v1, which Kubernetes is about to leave behind: boot with systemd.unified_cgroup_hierarchy=1 when you can")
-	}
 	if s.addresses, err = s.nodeAddresses(); err != nil {
 		return err
 	}
@@ -106,12 +103,11 @@ func (s *Server) checkDataDir(ctx context.Context) error {
 		return err
 	}
 	// A running server holds the lock and the ports: it is the clearer news.
-	if exists(s.config.Paths.Server()) {
-		lock, err := lockServer(s.config.Paths.Server())
-		if err != nil {
-			return err
-		}
+	lock, err := lockServer(s.config.Paths.Server(), 0)
+	if err == nil {
 		_ = lock.Close()
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	if err := datastore.CheckSQLite(ctx, filepath.Join(s.config.Paths.DB(), "state.db")); err != nil {
 		return err

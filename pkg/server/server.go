@@ -82,6 +82,9 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
+	if s.cgroups.Version == 1 {
+		s.log.Warn("this machine uses cgroup v1, which Kubernetes is about to leave behind: boot with systemd.unified_cgroup_hierarchy=1 when you can")
+	}
 	if err := s.prepareNode(); err != nil {
 		return err
 	}
@@ -199,6 +202,7 @@ func (s *Server) components() ([]component.Component, error) {
 		CloudProvider:  external,
 		Dir:            agentEtc,
 		Profiling:      c.ControlPlane.EnablePprof,
+		BeforeVolumes:  controllerManager.Built,
 	})
 	if err != nil {
 		return nil, err
@@ -318,7 +322,7 @@ func (s *Server) claimDataDir() (unlock func(), err error) {
 	if err := os.MkdirAll(config.RuntimeDir, 0o755); err != nil {
 		return nil, err
 	}
-	lock, err := lockServer(s.config.Paths.Server())
+	lock, err := lockServer(s.config.Paths.Server(), os.O_CREATE)
 	if err != nil {
 		return nil, err
 	}
@@ -331,9 +335,9 @@ func (s *Server) claimDataDir() (unlock func(), err error) {
 }
 
 // lockServer holds the lock of a server's directory until the file is closed
-// or the process ends.
-func lockServer(dir string) (*os.File, error) {
-	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+// or the process ends. With os.O_CREATE it makes the lock file.
+func lockServer(dir string, create int) (*os.File, error) {
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|create, 0o600)
 	if err != nil {
 		return nil, err
 	}

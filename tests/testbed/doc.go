@@ -13,9 +13,9 @@
 // are: a host has private copies.
 //
 //	bed := testbed.New(t)
-//	host := bed.Host(t, "server")
-//	server := host.Start(t, "server")
-//	server.Ready(t)
+//	host, err := bed.Host("node")
+//	server, err := host.Start("server")
+//	err = server.WaitReady(ctx, time.Minute)
 //	out, err := host.Kubectl(ctx, "get", "nodes")
 //
 // Making hosts needs root, a kernel with overlayfs, and the program ip.
