@@ -210,8 +210,9 @@ func (c *cgroup) kill() {
 			}
 			for _, field := range strings.Fields(string(procs)) {
 				// A version 2 cgroup shows processes of other namespaces as 0,
-				// and a process group must never be hit by mistake.
-				if pid, err := strconv.Atoi(field); err == nil && pid > 1 {
+				// and a process group must never be hit by mistake. This very
+				// process is listed while a thread of it starts another one.
+				if pid, err := strconv.Atoi(field); err == nil && pid > 1 && pid != os.Getpid() {
 					_ = unix.Kill(pid, unix.SIGKILL)
 				}
 			}
