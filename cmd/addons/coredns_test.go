@@ -122,7 +122,7 @@ func TestServesAndStops(t *testing.T) {
 	t.Cleanup(func() {
 		if t.Failed() {
 			_ = cmd.Process.Kill()
-			<-ended
+			_ = <-ended // the kill is why it ended
 			t.Logf("CoreDNS said:\n%s", &output)
 		}
 	})
