@@ -122,8 +122,7 @@ func TestServesAndStops(t *testing.T) {
 	t.Cleanup(func() {
 		if t.Failed() {
 			_ = cmd.Process.Kill()
-			_ = <-ended // the kill is why it ended
-			t.Logf("CoreDNS said:\n%s", &output)
+			t.Logf("CoreDNS ended with %v and said:\n%s", <-ended, &output)
 		}
 	})
 
