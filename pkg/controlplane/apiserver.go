@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -204,7 +205,7 @@ func (a *APIServer) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Watches of clients elsewhere last until they are cut off.
+	// The time that requests under way are given.
 	server.GenericAPIServer.ShutdownTimeout = shutdownTimeout
 	prepared, err := server.PrepareRun()
 	if err != nil {
@@ -219,10 +220,18 @@ func (a *APIServer) Ready(ctx context.Context) error {
 	return probe.Wait(ctx, a.config.url()+"/readyz", a.config.PKI.ServerCA().Cert)
 }
 
-// Limits lets it stop before its clients elsewhere would notice.
-func (*APIServer) Limits() (start, stop time.Duration) { return 0, 3 * shutdownTimeout }
+// Stop refuses new requests and lets those under way end. Watches of clients
+// elsewhere, CoreDNS for one, would keep upstream's shutdown waiting: the end
+// of the process cuts them off.
+func (a *APIServer) Stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*shutdownTimeout)
+	defer cancel()
+	if err := a.run.Stop(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return nil
+}
 
-func (a *APIServer) Stop(ctx context.Context) error { return a.run.Stop(ctx) }
 func (a *APIServer) Failed() <-chan error           { return a.run.Failed() }
 
 func joinPrefixes(prefixes []netip.Prefix) string {

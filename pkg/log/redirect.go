@@ -76,6 +76,12 @@ func (k *kubeHandler) Enabled(_ context.Context, level slog.Level) bool {
 
 func (k *kubeHandler) Handle(ctx context.Context, r slog.Record) error {
 	component := componentOf(fileOf(r.PC))
+	if r.Level >= slog.LevelWarn && harmlessRecord(r) {
+		if !k.shown {
+			return nil
+		}
+		r.Level = slog.LevelInfo
+	}
 	if r.Level < slog.LevelWarn {
 		r.Level = slog.LevelDebug
 		if k.verbosity > 0 {
@@ -139,6 +145,16 @@ var harmlessParts = [][]byte{
 
 func harmless(message []byte) bool {
 	return slices.ContainsFunc(harmlessParts, func(part []byte) bool { return bytes.Contains(message, part) })
+}
+
+// harmlessRecord looks at a message's error.
+func harmlessRecord(r slog.Record) (found bool) {
+	r.Attrs(func(a slog.Attr) bool {
+		err, ok := a.Value.Any().(error)
+		found = ok && harmless([]byte(err.Error()))
+		return !found
+	})
+	return found
 }
 
 // klogCaller is the source file that called klog.

@@ -261,7 +261,7 @@ func (s *Server) components() ([]component.Component, error) {
 		components = append(components, scheduler)
 	}
 	if external {
-		components = append(components, controlplane.NewCloudController(s.layout))
+		components = append(components, controlplane.NewCloudController(s.layout, c.Node.Name))
 	}
 	if !c.Network.DisableKubeProxy {
 		proxy, err := node.NewKubeProxy(node.KubeProxyConfig{
