@@ -232,7 +232,7 @@ func (a *APIServer) Stop(ctx context.Context) error {
 	return nil
 }
 
-func (a *APIServer) Failed() <-chan error           { return a.run.Failed() }
+func (a *APIServer) Failed() <-chan error { return a.run.Failed() }
 
 func joinPrefixes(prefixes []netip.Prefix) string {
 	out := make([]string, len(prefixes))
