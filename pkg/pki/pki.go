@@ -8,7 +8,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -213,9 +212,6 @@ func EnsureKey(path string) (crypto.Signer, error) {
 	}
 	return fresh, atomicfile.Write(path, encodePEM("EC PRIVATE KEY", der), keyMode)
 }
-
-// Fingerprint is the SHA-256 of a PEM bundle: what a token pins.
-func Fingerprint(bundle []byte) [sha256.Size]byte { return sha256.Sum256(bundle) }
 
 func loadKey(path string) (crypto.Signer, error) {
 	data, err := os.ReadFile(path)
