@@ -19,6 +19,10 @@ const (
 	waitNotice        = 5 * time.Second
 )
 
+// abandonAfter is how long a component's start-up may go on once it was told to
+// end. Libraries do not listen everywhere.
+const abandonAfter = time.Second
+
 // Step is one component's line in the start-up timeline. Times count from the
 // call of Manager.Start.
 type Step struct {
@@ -36,6 +40,7 @@ type Manager struct {
 	mu       sync.Mutex
 	started  []Component // in the order in which Start returned
 	timeline []Step
+	stopping bool
 	watchers sync.WaitGroup
 	stop     chan struct{}
 }
@@ -149,6 +154,7 @@ func (m *Manager) startOne(parent context.Context, cancelStart context.CancelCau
 	notice := time.NewTicker(waitNotice)
 	defer notice.Stop()
 	began := time.Now()
+	ended, abandon := ctx.Done(), (<-chan time.Time)(nil)
 	for {
 		select {
 		case err := <-done:
@@ -156,6 +162,13 @@ func (m *Manager) startOne(parent context.Context, cancelStart context.CancelCau
 				return fmt.Errorf("not ready after %s: %w", limit, err)
 			}
 			return err
+		case <-ended:
+			ended, abandon = nil, time.After(abandonAfter)
+		case <-abandon:
+			if parent.Err() != nil {
+				return fmt.Errorf("given up while starting: %w", context.Cause(parent))
+			}
+			return fmt.Errorf("not started after %s", limit)
 		case <-notice.C:
 			m.log.Info("waiting for "+c.Name(), "component", c.Name(),
 				"for", round(time.Since(began)), "limit", limit)
@@ -167,16 +180,28 @@ func (m *Manager) startAndWait(ctx context.Context, cancelStart context.CancelCa
 	if err := c.Start(ctx); err != nil {
 		return err
 	}
-	m.mu.Lock()
-	m.started = append(m.started, c)
-	m.mu.Unlock()
-	if f, ok := c.(Failer); ok {
-		m.watchers.Go(func() { m.watch(cancelStart, c.Name(), f) })
+	if !m.register(cancelStart, c) {
+		return m.stopOne(context.WithoutCancel(ctx), c)
 	}
 	if r, ok := c.(Readier); ok {
 		return r.Ready(ctx)
 	}
 	return nil
+}
+
+// register adds a started component to those that Stop stops. It refuses one
+// that was given up: Stop has been called meanwhile.
+func (m *Manager) register(cancelStart context.CancelCauseFunc, c Component) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stopping {
+		return false
+	}
+	m.started = append(m.started, c)
+	if f, ok := c.(Failer); ok {
+		m.watchers.Go(func() { m.watch(cancelStart, c.Name(), f) })
+	}
+	return true
 }
 
 // watch passes on a component's failure; during the start-up it also ends that.
@@ -204,11 +229,12 @@ func (m *Manager) Timeline() []Step {
 // Stop stops what was started. A component is stopped when everything that
 // needs it has been, each within its own limit; independent ones in parallel.
 func (m *Manager) Stop(ctx context.Context) error {
-	close(m.stop)
-	m.watchers.Wait()
 	m.mu.Lock()
+	m.stopping = true
 	started := slices.Clone(m.started)
 	m.mu.Unlock()
+	close(m.stop)
+	m.watchers.Wait()
 
 	stopped := make(map[string]chan struct{}, len(started))
 	for _, c := range started {

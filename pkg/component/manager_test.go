@@ -241,3 +241,29 @@ func TestLimits(t *testing.T) {
 		}
 	})
 }
+
+func TestStartThatDoesNotListenIsGivenUp(t *testing.T) {
+	j := &journal{}
+	deaf := make(chan struct{})
+	stopped := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	m := newManager(t,
+		&fake{name: "base", j: j},
+		&fake{
+			name: "deaf", needs: []string{"base"}, j: j,
+			start: func(context.Context) error { cancel(); <-deaf; return nil },
+			stop:  func(context.Context) error { close(stopped); return nil },
+		})
+	err := m.Start(ctx)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("Start returned %v", err)
+	}
+	if err := m.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if !j.has("stop base") {
+		t.Error("what had started was not stopped")
+	}
+	close(deaf)
+	<-stopped // by itself, when it has started at last
+}

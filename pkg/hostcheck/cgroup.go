@@ -40,9 +40,11 @@ func (c CgroupInfo) AtRoot() bool { return c.Path == "/" }
 // errNoCgroups says that no kind of control group is mounted.
 var errNoCgroups = errors.New("no control groups are mounted: " + mountCgroups)
 
+// CgroupRoot is where control groups are mounted.
+const CgroupRoot = "/sys/fs/cgroup"
+
 const (
-	cgroupRoot   = "/sys/fs/cgroup"
-	mountCgroups = "mount -t cgroup2 cgroup2 " + cgroupRoot
+	mountCgroups = "mount -t cgroup2 cgroup2 " + CgroupRoot
 )
 
 // Cgroups finds out which control groups there are.
@@ -66,13 +68,13 @@ func (h Host) Cgroups() (CgroupInfo, error) {
 		case "cgroup2":
 			v2 = m
 		}
-		if m.Mountpoint == cgroupRoot {
+		if m.Mountpoint == CgroupRoot {
 			unified = m.FSType == "cgroup2" // the last mount hides the others
 		}
 	}
 	switch {
 	case unified:
-		return h.unifiedCgroups(v2At(mounts, cgroupRoot), own[""])
+		return h.unifiedCgroups(v2At(mounts, CgroupRoot), own[""])
 	case len(v1) > 0:
 		return h.legacyCgroups(v1, v2 != nil, own)
 	}
@@ -145,7 +147,7 @@ func (h Host) cgroupMounts() ([]*mountinfo.Info, error) {
 	}
 	defer f.Close() //nolint:errcheck // only read
 	return mountinfo.GetMountsFromReader(f, func(m *mountinfo.Info) (skip, stop bool) {
-		relevant := m.Mountpoint == cgroupRoot || m.FSType == "cgroup" || m.FSType == "cgroup2"
+		relevant := m.Mountpoint == CgroupRoot || m.FSType == "cgroup" || m.FSType == "cgroup2"
 		return !relevant, false
 	})
 }
@@ -232,8 +234,8 @@ func (h Host) cgroupFindings(info CgroupInfo) []Finding {
 
 	if info.ReadOnly {
 		found = append(found, Finding{
-			Name: "access", Level: Failure, Detail: cgroupRoot + " is mounted read-only",
-			Fix: "mount -o remount,rw " + cgroupRoot + " (in a container: run the container privileged)",
+			Name: "access", Level: Failure, Detail: CgroupRoot + " is mounted read-only",
+			Fix: "mount -o remount,rw " + CgroupRoot + " (in a container: run the container privileged)",
 		})
 	}
 
@@ -286,7 +288,7 @@ func (h Host) unifyFix() string {
 	if init, err := h.read("/proc/1/comm"); err == nil && init == "systemd" {
 		return h.bootFix("systemd.unified_cgroup_hierarchy=1")
 	}
-	return "have only cgroup2 mounted on " + cgroupRoot + " at boot (OpenRC: rc_cgroup_mode=\"unified\" in /etc/rc.conf), and reboot"
+	return "have only cgroup2 mounted on " + CgroupRoot + " at boot (OpenRC: rc_cgroup_mode=\"unified\" in /etc/rc.conf), and reboot"
 }
 
 // missingControllers says how to get controllers that are not there.
@@ -302,7 +304,7 @@ func (h Host) missingControllers(info CgroupInfo, missing []string) Finding {
 	case info.Version == 1:
 		var mounts []string
 		for _, c := range missing {
-			mounts = append(mounts, fmt.Sprintf("mkdir -p %[1]s/%[2]s && mount -t cgroup -o %[2]s cgroup %[1]s/%[2]s", cgroupRoot, c))
+			mounts = append(mounts, fmt.Sprintf("mkdir -p %[1]s/%[2]s && mount -t cgroup -o %[2]s cgroup %[1]s/%[2]s", CgroupRoot, c))
 		}
 		f.Fix = strings.Join(mounts, "\n")
 	default:

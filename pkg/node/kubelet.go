@@ -71,12 +71,11 @@ func NewKubelet(c KubeletConfig) (*Kubelet, error) {
 	fs.SetOutput(io.Discard) // where pflag tells that a flag is deprecated
 	flags.AddFlags(fs)
 	options.AddKubeletConfigFlags(fs, kc)
-	for _, arg := range c.Node.KubeletArgs {
-		if arg.Name == "config" || arg.Name == "config-dir" {
-			return nil, fmt.Errorf("--kubelet-arg: %s is not supported: give each setting as its own kubelet-arg", arg.Name)
-		}
+	args, err := mergeConfigFiles(kc, c.Node.KubeletArgs)
+	if err != nil {
+		return nil, err
 	}
-	if err := kubeflag.Set(fs, c.flags(), "kubelet-arg", c.Node.KubeletArgs); err != nil {
+	if err := kubeflag.Set(fs, c.flags(), "kubelet-arg", args); err != nil {
 		return nil, err
 	}
 	if err := options.ValidateKubeletFlags(flags); err != nil {

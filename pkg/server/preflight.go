@@ -151,8 +151,14 @@ func (s *Server) resolvConf() string {
 	return s.resolvConfCopy()
 }
 
-// prepareNode writes what the node's components read.
+// prepareNode makes the machine ready for pods, and writes what the node's
+// components read.
 func (s *Server) prepareNode() error {
+	if s.cgroups.Version == 2 && s.cgroups.Nested && s.cgroups.AtRoot() {
+		if err := node.LeaveCgroup(hostcheck.CgroupRoot); err != nil {
+			return err
+		}
+	}
 	if s.resolvConf() != s.resolvConfCopy() {
 		return nil
 	}
