@@ -67,6 +67,7 @@ func newApp(out, errOut io.Writer) *cli.App {
 		OnUsageError:              usageError,
 		Commands: []*cli.Command{
 			serverCommand(),
+			agentCommand(),
 			{Name: "kubectl", Usage: "talk to the cluster: all of upstream's kubectl", SkipFlagParsing: true},
 			{Name: "ctr", Usage: "talk to containerd, for debugging", SkipFlagParsing: true},
 			checkConfigCommand(),

@@ -143,6 +143,68 @@ func (m *Manager) Start(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
+// Hooks are called on the way through a Run. Either may be nil.
+type Hooks struct {
+	// Started is called once all components are ready. Its context ends with the
+	// run, which waits for it to return.
+	Started func(ctx context.Context)
+	// Stopping is called before the components are stopped, with the error that
+	// ended the run, if there is one.
+	Stopping func(err error)
+}
+
+// Run starts the components, and stops them within the limit when ctx ends or
+// one of them fails. It returns that failure.
+func (m *Manager) Run(ctx context.Context, stopLimit time.Duration, hooks Hooks) error {
+	err := m.Start(ctx)
+	switch {
+	case err == nil:
+		m.log.Info("started", "timeline", m.timelineText())
+		err = m.untilEnd(ctx, hooks.Started)
+	case ctx.Err() != nil:
+		err = nil // asked to stop while starting
+	}
+	if hooks.Stopping != nil {
+		hooks.Stopping(err)
+	}
+	stopping := time.Now()
+	m.log.Info("stopping; pods keep running")
+	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
+	defer cancel()
+	if stopErr := m.Stop(stopCtx); stopErr != nil {
+		m.log.Warn("some parts were cut off", "err", stopErr)
+	}
+	m.log.Info("stopped", "took", round(time.Since(stopping)))
+	return err
+}
+
+// untilEnd returns when ctx ends, or with the error of the part that failed.
+func (m *Manager) untilEnd(ctx context.Context, started func(context.Context)) error {
+	if started != nil {
+		inner, cancel := context.WithCancel(ctx)
+		returned := make(chan struct{})
+		go func() { defer close(returned); started(inner) }()
+		defer func() { cancel(); <-returned }()
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-m.Failures():
+		m.log.Error("a part of Kedge failed; stopping the rest", "err", err)
+		return err
+	}
+}
+
+// timelineText is the start-up in one line: each part with when it began and
+// when it was ready.
+func (m *Manager) timelineText() string {
+	var out []string
+	for _, step := range m.Timeline() {
+		out = append(out, fmt.Sprintf("%s %.2f–%.2fs", step.Name, step.Began.Seconds(), step.Ready.Seconds()))
+	}
+	return strings.Join(out, ", ")
+}
+
 // startOne runs Start and Ready of one component within its limit.
 func (m *Manager) startOne(parent context.Context, cancelStart context.CancelCauseFunc, c Component) error {
 	limit, _ := limits(c)

@@ -11,6 +11,8 @@ import (
 	"time"
 )
 
+var errBoom = errors.New("boom")
+
 // journal records what happened to fake components, in order.
 type journal struct {
 	mu     sync.Mutex
@@ -159,14 +161,13 @@ func TestIndependentComponentsStartInParallel(t *testing.T) {
 
 func TestFailedStartStopsTheRest(t *testing.T) {
 	j := &journal{}
-	boom := errors.New("boom")
 	m := newManager(t,
 		&fake{name: "base", j: j},
-		&fake{name: "bad", needs: []string{"base"}, j: j, start: func(context.Context) error { return boom }},
+		&fake{name: "bad", needs: []string{"base"}, j: j, start: func(context.Context) error { return errBoom }},
 		&fake{name: "top", needs: []string{"bad"}, j: j},
 	)
 	err := m.Start(t.Context())
-	if !errors.Is(err, boom) || !strings.HasPrefix(err.Error(), "bad: ") {
+	if !errors.Is(err, errBoom) || !strings.HasPrefix(err.Error(), "bad: ") {
 		t.Fatalf("got %v", err)
 	}
 	if err := m.Stop(t.Context()); err != nil {
@@ -179,14 +180,13 @@ func TestFailedStartStopsTheRest(t *testing.T) {
 
 func TestFailureDuringStartUpEndsIt(t *testing.T) {
 	j := &journal{}
-	boom := errors.New("boom")
 	failing := &fake{name: "failing", j: j, failed: make(chan error, 1)}
-	failing.ready = func(context.Context) error { failing.failed <- boom; return nil }
+	failing.ready = func(context.Context) error { failing.failed <- errBoom; return nil }
 	m := newManager(t, failing, &fake{name: "waiting", j: j, ready: func(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
 	}})
-	if err := m.Start(t.Context()); !errors.Is(err, boom) || !strings.HasPrefix(err.Error(), "failing: ") {
+	if err := m.Start(t.Context()); !errors.Is(err, errBoom) || !strings.HasPrefix(err.Error(), "failing: ") {
 		t.Fatalf("got %v", err)
 	}
 	if err := m.Stop(t.Context()); err != nil {
@@ -195,14 +195,13 @@ func TestFailureDuringStartUpEndsIt(t *testing.T) {
 }
 
 func TestFailureAfterStartUpIsDelivered(t *testing.T) {
-	boom := errors.New("boom")
 	failing := &fake{name: "failing", j: &journal{}, failed: make(chan error, 1)}
 	m := newManager(t, failing)
 	if err := m.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	failing.failed <- boom
-	if err := <-m.Failures(); !errors.Is(err, boom) {
+	failing.failed <- errBoom
+	if err := <-m.Failures(); !errors.Is(err, errBoom) {
 		t.Fatalf("got %v", err)
 	}
 	if err := m.Stop(t.Context()); err != nil {
@@ -266,4 +265,38 @@ func TestStartThatDoesNotListenIsGivenUp(t *testing.T) {
 	}
 	close(deaf)
 	<-stopped // by itself, when it has started at last
+}
+
+func TestRun(t *testing.T) {
+	for name, test := range map[string]struct {
+		fail bool
+		want error
+	}{"asked to stop": {false, nil}, "failure": {true, errBoom}} {
+		t.Run(name, func(t *testing.T) {
+			j := &journal{}
+			ctx, cancel := context.WithCancel(t.Context())
+			failed := make(chan error, 1)
+			m := newManager(t, &fake{name: "part", j: j, failed: failed})
+			var stopping error
+			err := m.Run(ctx, time.Second, Hooks{
+				Started: func(ctx context.Context) {
+					j.add("started")
+					if test.fail {
+						failed <- errBoom
+					} else {
+						cancel()
+					}
+					<-ctx.Done()
+					j.add("hook ended")
+				},
+				Stopping: func(err error) { stopping = err },
+			})
+			cancel()
+			if !errors.Is(err, test.want) || !errors.Is(stopping, test.want) {
+				t.Errorf("Run returned %v, Stopping was told %v, want %v", err, stopping, test.want)
+			}
+			j.before(t, "start part", "started")
+			j.before(t, "hook ended", "stop part")
+		})
+	}
 }

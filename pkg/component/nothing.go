@@ -2,17 +2,17 @@ package component
 
 import "context"
 
-// Nothing stands for a part that runs elsewhere, so that others can need it.
-type Nothing string
+// placeholder stands for a part that runs elsewhere.
+type placeholder struct {
+	name  string
+	needs []string
+}
 
-// Name is the part's.
-func (n Nothing) Name() string { return string(n) }
+// Nothing stands for a part that runs elsewhere, so that others can need it. It
+// is ready when what is needed to reach the part is.
+func Nothing(name string, needs ...string) Component { return placeholder{name, needs} }
 
-// Needs nothing.
-func (Nothing) Needs() []string { return nil }
-
-// Start does nothing.
-func (Nothing) Start(context.Context) error { return nil }
-
-// Stop does nothing.
-func (Nothing) Stop(context.Context) error { return nil }
+func (p placeholder) Name() string              { return p.name }
+func (p placeholder) Needs() []string           { return p.needs }
+func (placeholder) Start(context.Context) error { return nil }
+func (placeholder) Stop(context.Context) error  { return nil }

@@ -7,7 +7,8 @@
 // sources, unless a file gives it as "key+", which appends to it.
 //
 // Every option is declared once, in the table of options.go. Each part of a
-// Server is what one kind of component needs to know, and is handed over alone.
+// Server or Agent is what one kind of component needs to know, and is handed
+// over alone.
 package config
 
 import (
@@ -21,10 +22,12 @@ const (
 	DefaultConfigFile = "/etc/kedge/config.yaml"
 	DefaultDataDir    = "/var/lib/kedge"
 	DefaultKubeconfig = "/etc/kedge/kedge.yaml"
+	DefaultRegistries = "/etc/kedge/registries.yaml"
 )
 
-// Server is the configuration of the server role: the control plane and the
-// node beside it. LoadServer makes it; nobody changes it.
+// Server is the configuration of the server role: the control plane and,
+// unless DisableAgent, the node beside it. LoadServer makes it; nobody changes
+// it.
 type Server struct {
 	// ConfigFile is the configuration file, whether it exists or not. Its
 	// drop-in files are in the directory of the same name with ".d" added.
@@ -35,7 +38,32 @@ type Server struct {
 	ControlPlane ControlPlane
 	AddOns       AddOns
 	Kubeconfig   Kubeconfig
+	Join         Join
+	DisableAgent bool // run the control plane only, no node
 	Node         Node
+
+	Warnings []string // what to log about values that are taken, but not good
+}
+
+// Agent is the configuration of the agent role: a node, which takes what all
+// nodes agree on from the server that it joins. LoadAgent makes it; nobody
+// changes it.
+type Agent struct {
+	ConfigFile string
+	Paths      Paths
+	Logging    Logging
+	Join       Join
+	Node       Node
+
+	Warnings []string // as a server's
+}
+
+// Join is how machines join a cluster: as an agent does, and as a server lets
+// them.
+type Join struct {
+	Server     string // URL of a server to join, https://HOST:PORT
+	Token      Secret // the cluster's token; empty: a server makes one, an agent has joined before
+	AgentToken Secret // the token with which only agents join; empty: the server makes one
 }
 
 // Logging says what is logged, and where.
@@ -56,6 +84,13 @@ type Network struct {
 	ClusterDNS       []netip.Addr // the DNS Service, inside ServiceCIDRs
 	ClusterDomain    string       // without a final dot
 	DisableKubeProxy bool
+
+	FlannelBackend       string // vxlan, host-gw, wireguard-native, or none: another pod network
+	FlannelExternalIP    bool   // send pod traffic to the nodes' external addresses
+	FlannelIPv6Masq      bool   // pods reach IPv6 hosts outside under the address of their node
+	DisableNetworkPolicy bool
+
+	EgressSelectorMode string // what kube-apiserver uses the nodes' tunnels for: disabled, agent, pod or cluster
 }
 
 // NodePortRange is a range of ports, both ends included.
@@ -100,15 +135,28 @@ type Kubeconfig struct {
 
 // Node is the configuration of one node, the same for every role.
 type Node struct {
-	Name   string
-	IPs    []netip.Addr      // at most one for each IP family; empty: found on the host
-	Labels map[string]string // set when the node registers
-	Taints []Taint           // set when the node registers
+	Name        string
+	WithID      bool              // append a random, lasting id to the name
+	IPs         []netip.Addr      // at most one for each IP family; empty: found on the host
+	ExternalIPs []netip.Addr      // at most one for each IP family
+	InternalDNS []string          // host names
+	ExternalDNS []string          // host names
+	Labels      map[string]string // set when the node registers
+	Taints      []Taint           // set when the node registers
 
-	Snapshotter     string // overlayfs or native
-	PauseImage      string // empty: Kedge's own
-	RuntimeEndpoint string // unix:// address of the host's own container runtime; empty: Kedge's containerd
-	ResolvConf      string // resolv.conf for pods; empty: found on the host
+	FlannelIface   string // network interface of the pod network; empty: that of the node's address
+	FlannelConf    string // flannel's configuration file; empty: Kedge's own
+	FlannelCNIConf string // the CNI configuration file for flannel; empty: Kedge's own
+	LBPort         uint16 // where an agent's load balancer for the Kubernetes API listens on loopback; 0 on servers
+
+	Snapshotter              string // overlayfs or native
+	PauseImage               string // empty: Kedge's own
+	RuntimeEndpoint          string // unix:// address of the host's own container runtime; empty: Kedge's containerd
+	PrivateRegistry          string // file of registry mirrors and credentials, whether it exists or not
+	CredentialProviderBinDir string // of the kubelet's image credential providers; empty: there are none
+	CredentialProviderConfig string // given if and only if CredentialProviderBinDir is
+	SELinux                  bool   // containerd labels containers for SELinux
+	ResolvConf               string // resolv.conf for pods; empty: found on the host
 
 	ProtectKernelDefaults bool
 

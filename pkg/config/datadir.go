@@ -14,13 +14,13 @@ import (
 // line without the program's name, the environment is as os.Environ returns
 // it. It reads configuration files only if neither decides, and never fails:
 // where they cannot be read or give no usable value, it returns the default,
-// and leaves the report to LoadServer.
+// and leaves the report to LoadServer and LoadAgent.
 func DataDir(args, environ []string) string {
 	return dataDir(args, environ, DefaultConfigFile)
 }
 
 func dataDir(args, environ []string, defaultFile string) string {
-	flags := scan(args, ServerOptions())
+	flags := scan(args, slices.Concat(ServerOptions(), agentOptions()))
 	env := environment(environ)
 	dir := env["KEDGE_DATA_DIR"]
 	if given := flags["data-dir"]; len(given) > 0 {

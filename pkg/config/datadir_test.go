@@ -52,6 +52,9 @@ func TestDataDir(t *testing.T) {
 		{"relative", "server -d data/", "", "default.yaml", at("data")},
 		{"behind a switch", "server --debug -d /flag", "", "default.yaml", "/flag"},
 		{"a value like the flag", "server --node-name -d --log /x", "", "default.yaml", "/default"},
+		{"an agent's", "agent --server https://h:6443 -t x -d /flag", "", "default.yaml", "/flag"},
+		{"an agent's values like the flag", "agent -s -d --lb-server-port -d -t -c", "", "default.yaml", "/default"},
+		{"an agent's file", "agent -s https://h -c " + at("other.yaml"), "", "default.yaml", "/other"},
 		{"behind --", "server -- -d /flag", "", "default.yaml", "/default"},
 		{"without a value", "server --data-dir", "", "default.yaml", DefaultDataDir},
 		{"empty", "server --data-dir=", "", "default.yaml", DefaultDataDir},
@@ -89,5 +92,12 @@ func TestDataDirAgrees(t *testing.T) {
 	}
 	if got := dataDir(nil, nil, "config.yaml"); got != s.Paths.DataDir || got != filepath.Join(dir, "data") {
 		t.Errorf("the launcher finds %s, the program %s", got, s.Paths.DataDir)
+	}
+	a, err := loadAgent(Flags{"server": {"https://h"}}, nil, "config.yaml", hostname)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.Paths != s.Paths {
+		t.Errorf("an agent has %s, a server %s", a.Paths.DataDir, s.Paths.DataDir)
 	}
 }

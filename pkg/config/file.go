@@ -223,7 +223,10 @@ func parse(content []byte) (root *yaml.Node, line int, err error) {
 	return nil, brokenLine(content, line), errors.New(problem)
 }
 
-var yamlProblem = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
+var (
+	yamlProblem   = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
+	unknownAnchor = regexp.MustCompile(`^unknown anchor '.*' referenced$`)
+)
 
 // problemOf takes apart an error of the YAML library.
 func problemOf(err error) (line int, problem string) {
@@ -232,7 +235,11 @@ func problemOf(err error) (line int, problem string) {
 		return 1, err.Error()
 	}
 	line, _ = strconv.Atoi(m[1]) // no line means the first
-	return max(line, 1), m[2]
+	problem = m[2]
+	if unknownAnchor.MatchString(problem) { // it repeats the value, which may be a secret
+		problem = "a value begins with *, which refers to an anchor that is not there; put it in quotes"
+	}
+	return max(line, 1), problem
 }
 
 // brokenLine returns the line from which on content is malformed. The YAML

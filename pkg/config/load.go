@@ -24,7 +24,66 @@ func LoadServer(flags Flags, environ []string) (*Server, error) {
 }
 
 func loadServer(flags Flags, environ []string, defaultFile string, hostname func() (string, error)) (*Server, error) {
-	l := loader{options: ServerOptions(), server: &Server{}, settings: map[string]setting{}}
+	return serverRole().load(flags, environ, defaultFile, hostname)
+}
+
+// LoadAgent builds the configuration of the agent role, as LoadServer does that
+// of the server role.
+func LoadAgent(flags Flags, environ []string) (*Agent, error) {
+	return loadAgent(flags, environ, DefaultConfigFile, os.Hostname)
+}
+
+func loadAgent(flags Flags, environ []string, defaultFile string, hostname func() (string, error)) (*Agent, error) {
+	s, err := agentRole().load(flags, environ, defaultFile, hostname)
+	if err != nil {
+		return nil, err
+	}
+	return &Agent{
+		ConfigFile: s.ConfigFile,
+		Paths:      s.Paths,
+		Logging:    s.Logging,
+		Join:       s.Join,
+		Node:       s.Node,
+		Warnings:   s.Warnings,
+	}, nil
+}
+
+// role is what a machine is in a cluster.
+type role struct {
+	command string // that runs it
+	options []Option
+	others  []Option // options of the other role
+	advice  string   // about those
+	checks  []func(*loader) error
+}
+
+func serverRole() role {
+	return role{
+		command: "kedge server",
+		options: ServerOptions(),
+		others:  AgentOptions(),
+		advice:  "is an option of agents; remove it",
+		checks: []func(*loader) error{
+			(*loader).checkRanges, (*loader).checkPodRanges, (*loader).checkDNS, (*loader).checkHostAddrs,
+			(*loader).checkPrimaryFamily, (*loader).checkTogether, (*loader).checkIneffective,
+		},
+	}
+}
+
+func agentRole() role {
+	return role{
+		command: "kedge agent",
+		options: AgentOptions(),
+		others:  ServerOptions(),
+		advice:  "is an option of servers, from which agents take what they need; remove it",
+		checks:  []func(*loader) error{(*loader).checkServer, (*loader).checkTogether, (*loader).checkIneffective},
+	}
+}
+
+// load builds the configuration of a role. Of an agent's, only the parts that
+// an Agent has mean something.
+func (r role) load(flags Flags, environ []string, defaultFile string, hostname func() (string, error)) (*Server, error) {
+	l := loader{role: r, server: &Server{}, settings: map[string]setting{}}
 	env := environment(environ)
 	if err := l.defaults(); err != nil {
 		return nil, err
@@ -41,7 +100,12 @@ func loadServer(flags Flags, environ []string, defaultFile string, hostname func
 	if err := l.derive(hostname); err != nil {
 		return nil, err
 	}
-	if err := l.validate(); err != nil {
+	for _, check := range r.checks {
+		if err := check(&l); err != nil {
+			return nil, err
+		}
+	}
+	if err := l.readTokenFiles(); err != nil {
 		return nil, err
 	}
 	return l.server, nil
@@ -73,7 +137,7 @@ type setting struct {
 // loader gives options to a Server, source by source, from the weakest to the
 // strongest.
 type loader struct {
-	options  []Option
+	role
 	server   *Server
 	settings map[string]setting // by option name
 	given    int                // how often an option was given
@@ -96,16 +160,21 @@ func (l *loader) give(o Option, s setting, plus bool) error {
 	return nil
 }
 
-func (l *loader) option(name string) (Option, bool) {
-	i := slices.IndexFunc(l.options, func(o Option) bool { return o.Name == name })
+func (l *loader) option(name string) (Option, bool) { return find(l.options, name) }
+
+func find(options []Option, name string) (Option, bool) {
+	i := slices.IndexFunc(options, func(o Option) bool { return o.Name == name })
 	if i < 0 {
 		return Option{}, false
 	}
-	return l.options[i], true
+	return options[i], true
 }
 
-// unknown returns the error for a name that is no option's.
+// unknown returns the error for a name that is no option's of the role.
 func (l *loader) unknown(name string) error {
+	if _, ok := find(l.others, name); ok {
+		return fmt.Errorf("%s: %s", name, l.advice)
+	}
 	var names []string
 	for _, o := range l.options {
 		if slices.Contains(o.Aliases, name) {
@@ -114,7 +183,7 @@ func (l *loader) unknown(name string) error {
 		names = append(names, o.Name)
 	}
 	return fmt.Errorf("unknown option %q; %s", name,
-		didYouMean(strings.TrimLeft(name, "-"), names, "kedge server --help lists the options"))
+		didYouMean(strings.TrimLeft(name, "-"), names, l.command+" --help lists the options"))
 }
 
 func (l *loader) defaults() error {

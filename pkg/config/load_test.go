@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -72,58 +73,149 @@ func TestDefaults(t *testing.T) {
 			NodePorts:     NodePortRange{30000, 32767},
 			ClusterDNS:    addrs("10.43.0.10"),
 			ClusterDomain: "cluster.local",
+
+			FlannelBackend:     "vxlan",
+			EgressSelectorMode: "agent",
 		},
 		ControlPlane: ControlPlane{BindAddress: netip.IPv4Unspecified(), Port: 6443},
 		AddOns:       AddOns{LocalStoragePath: "/var/lib/kedge/storage"},
 		Kubeconfig:   Kubeconfig{Path: "/etc/kedge/kedge.yaml", Mode: 0o600},
-		Node:         Node{Name: "host.example", Snapshotter: "overlayfs"},
+		Node:         Node{Name: "host.example", Snapshotter: "overlayfs", PrivateRegistry: "/etc/kedge/registries.yaml"},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
 
+// everyOption gives values that can go together to the options of all roles,
+// but for those in apart.
+func everyOption() (given map[string][]string, apart []string) {
+	return map[string][]string{
+			"data-dir":                          {"/data"},
+			"debug":                             {"true"},
+			"v":                                 {"4"},
+			"vmodule":                           {"reflector=4,kubelet*=2"},
+			"log":                               {"/var/log/kedge.log"},
+			"bind-address":                      {"192.0.2.1"},
+			"https-listen-port":                 {"7443"},
+			"advertise-address":                 {"192.0.2.2"},
+			"tls-san":                           {"Kedge.Example.com", "*.example.com", "192.0.2.3", "2001:db8::3"},
+			"cluster-cidr":                      {"10.0.0.0/12", "fd42::/56"},
+			"service-cidr":                      {"10.96.0.0/12", "fd43::/112"},
+			"service-node-port-range":           {"80-32767"},
+			"cluster-dns":                       {"10.96.0.53", "fd43::35"},
+			"cluster-domain":                    {"k8s.example.com"},
+			"write-kubeconfig":                  {"/home/admin/config"},
+			"write-kubeconfig-mode":             {"0640"},
+			"write-kubeconfig-group":            {"adm"},
+			"disable":                           {"coredns"},
+			"disable-scheduler":                 {"true"},
+			"disable-kube-proxy":                {"true"},
+			"disable-cloud-controller":          {"true"},
+			"default-local-storage-path":        {"/volumes"},
+			"enable-pprof":                      {"true"},
+			"kube-apiserver-arg":                {"--feature-gates=A=true,B=false", "profiling"},
+			"kube-controller-manager-arg":       {"node-monitor-period=2s"},
+			"kubelet-arg":                       {"eviction-hard=memory.available<1%,nodefs.available<5%"},
+			"node-name":                         {"Node-1"},
+			"node-ip":                           {"192.0.2.4", "2001:db8::4"},
+			"node-label":                        {"example.com/rack=r1", "empty=", "topology.kubernetes.io/zone=z"},
+			"node-taint":                        {"dedicated=db:NoSchedule", "CriticalAddonsOnly:NoExecute"},
+			"resolv-conf":                       {"/etc/resolv.upstream"},
+			"protect-kernel-defaults":           {"true"},
+			"snapshotter":                       {"native"},
+			"pause-image":                       {"registry.example.com/pause:1"},
+			"server":                            {"https://Kedge.example.com"},
+			"lb-server-port":                    {"7444"},
+			"token":                             {"server:secret"},
+			"agent-token":                       {"node:secret"},
+			"flannel-backend":                   {"wireguard-native"},
+			"flannel-external-ip":               {"true"},
+			"flannel-ipv6-masq":                 {"true"},
+			"egress-selector-mode":              {"cluster"},
+			"disable-network-policy":            {"true"},
+			"with-node-id":                      {"true"},
+			"node-external-ip":                  {"198.51.100.4", "2001:db8:1::4"},
+			"node-internal-dns":                 {"Node-1.internal", "n1"},
+			"node-external-dns":                 {"node-1.example.com"},
+			"flannel-iface":                     {"eth0.100"},
+			"flannel-conf":                      {"/etc/flannel.json"},
+			"flannel-cni-conf":                  {"/etc/flannel.conflist"},
+			"private-registry":                  {"/etc/registries.yaml"},
+			"image-credential-provider-bin-dir": {"/opt/credentials/bin"},
+			"image-credential-provider-config":  {"/opt/credentials/config.yaml"},
+			"selinux":                           {"true"},
+		}, []string{
+			// Refused beside options above.
+			"config", "container-runtime-endpoint", "kube-scheduler-arg", "kube-proxy-arg",
+			"token-file", "agent-token-file", "disable-agent",
+		}
+}
+
+// sources writes given options of a role as a file, variables and flags.
+func sources(t *testing.T, options []Option) (file string, env []string, flags Flags) {
+	t.Helper()
+	given, apart := everyOption()
+	var lines strings.Builder
+	flags = Flags{}
+	for _, o := range options {
+		values, ok := given[o.Name]
+		if !ok {
+			if !slices.Contains(apart, o.Name) {
+				t.Errorf("%s is not tested", o.Name)
+			}
+			continue
+		}
+		lines.WriteString(o.Name + ":")
+		if o.Kind == List {
+			for _, v := range values {
+				lines.WriteString("\n  - '" + v + "'")
+			}
+			lines.WriteString("\n")
+		} else {
+			lines.WriteString(" " + values[0] + "\n")
+		}
+		if o.Name != "kube-apiserver-arg" { // a variable holds one argument
+			env = append(env, o.EnvVar()+"="+strings.Join(values, ","))
+		}
+		flags[o.Name] = values
+	}
+	return lines.String(), env, flags
+}
+
+// everyNode is the node that everyOption makes.
+func everyNode() Node {
+	return Node{
+		Name:        "node-1",
+		WithID:      true,
+		IPs:         addrs("192.0.2.4", "2001:db8::4"),
+		ExternalIPs: addrs("198.51.100.4", "2001:db8:1::4"),
+		InternalDNS: []string{"node-1.internal", "n1"},
+		ExternalDNS: []string{"node-1.example.com"},
+		Labels:      map[string]string{"example.com/rack": "r1", "empty": "", "topology.kubernetes.io/zone": "z"},
+		Taints:      []Taint{{"dedicated", "db", "NoSchedule"}, {"CriticalAddonsOnly", "", "NoExecute"}},
+
+		FlannelIface:   "eth0.100",
+		FlannelConf:    "/etc/flannel.json",
+		FlannelCNIConf: "/etc/flannel.conflist",
+
+		Snapshotter:              "native",
+		PauseImage:               "registry.example.com/pause:1",
+		PrivateRegistry:          "/etc/registries.yaml",
+		CredentialProviderBinDir: "/opt/credentials/bin",
+		CredentialProviderConfig: "/opt/credentials/config.yaml",
+		SELinux:                  true,
+		ResolvConf:               "/etc/resolv.upstream",
+
+		ProtectKernelDefaults: true,
+
+		KubeletArgs: []Arg{{"eviction-hard", "memory.available<1%,nodefs.available<5%"}},
+	}
+}
+
 // TestEveryOption gives every option a value, once by each source, and wants
 // all three to fill the same fields.
 func TestEveryOption(t *testing.T) {
-	given := map[string][]string{
-		"data-dir":                    {"/data"},
-		"debug":                       {"true"},
-		"v":                           {"4"},
-		"vmodule":                     {"reflector=4,kubelet*=2"},
-		"log":                         {"/var/log/kedge.log"},
-		"bind-address":                {"192.0.2.1"},
-		"https-listen-port":           {"7443"},
-		"advertise-address":           {"192.0.2.2"},
-		"tls-san":                     {"Kedge.Example.com", "*.example.com", "192.0.2.3", "2001:db8::3"},
-		"cluster-cidr":                {"10.0.0.0/12", "fd42::/56"},
-		"service-cidr":                {"10.96.0.0/12", "fd43::/112"},
-		"service-node-port-range":     {"80-32767"},
-		"cluster-dns":                 {"10.96.0.53", "fd43::35"},
-		"cluster-domain":              {"k8s.example.com"},
-		"write-kubeconfig":            {"/home/admin/config"},
-		"write-kubeconfig-mode":       {"0640"},
-		"write-kubeconfig-group":      {"adm"},
-		"disable":                     {"coredns"},
-		"disable-scheduler":           {"true"},
-		"disable-kube-proxy":          {"true"},
-		"disable-cloud-controller":    {"true"},
-		"default-local-storage-path":  {"/volumes"},
-		"enable-pprof":                {"true"},
-		"kube-apiserver-arg":          {"--feature-gates=A=true,B=false", "profiling"},
-		"kube-controller-manager-arg": {"node-monitor-period=2s"},
-		"kubelet-arg":                 {"eviction-hard=memory.available<1%,nodefs.available<5%"},
-		"node-name":                   {"Node-1"},
-		"node-ip":                     {"192.0.2.4", "2001:db8::4"},
-		"node-label":                  {"example.com/rack=r1", "empty=", "topology.kubernetes.io/zone=z"},
-		"node-taint":                  {"dedicated=db:NoSchedule", "CriticalAddonsOnly:NoExecute"},
-		"resolv-conf":                 {"/etc/resolv.upstream"},
-		"protect-kernel-defaults":     {"true"},
-		"snapshotter":                 {"native"},
-		"pause-image":                 {"registry.example.com/pause:1"},
-	}
-	// Refused beside options above.
-	apart := []string{"config", "container-runtime-endpoint", "kube-scheduler-arg", "kube-proxy-arg"}
 	want := &Server{
 		ConfigFile: "/etc/kedge/config.yaml",
 		Paths:      Paths{DataDir: "/data"},
@@ -135,6 +227,12 @@ func TestEveryOption(t *testing.T) {
 			ClusterDNS:       addrs("10.96.0.53", "fd43::35"),
 			ClusterDomain:    "k8s.example.com",
 			DisableKubeProxy: true,
+
+			FlannelBackend:       "wireguard-native",
+			FlannelExternalIP:    true,
+			FlannelIPv6Masq:      true,
+			DisableNetworkPolicy: true,
+			EgressSelectorMode:   "cluster",
 		},
 		ControlPlane: ControlPlane{
 			BindAddress:            netip.MustParseAddr("192.0.2.1"),
@@ -149,42 +247,11 @@ func TestEveryOption(t *testing.T) {
 		},
 		AddOns:     AddOns{Disabled: []string{"coredns"}, LocalStoragePath: "/volumes"},
 		Kubeconfig: Kubeconfig{Path: "/home/admin/config", Mode: 0o640, Group: "adm"},
-		Node: Node{
-			Name:                  "node-1",
-			IPs:                   addrs("192.0.2.4", "2001:db8::4"),
-			Labels:                map[string]string{"example.com/rack": "r1", "empty": "", "topology.kubernetes.io/zone": "z"},
-			Taints:                []Taint{{"dedicated", "db", "NoSchedule"}, {"CriticalAddonsOnly", "", "NoExecute"}},
-			Snapshotter:           "native",
-			PauseImage:            "registry.example.com/pause:1",
-			ResolvConf:            "/etc/resolv.upstream",
-			ProtectKernelDefaults: true,
-			KubeletArgs:           []Arg{{"eviction-hard", "memory.available<1%,nodefs.available<5%"}},
-		},
+		Join:       Join{Token: "server:secret", AgentToken: "node:secret"},
+		Node:       everyNode(),
 	}
 
-	var file strings.Builder
-	var env []string
-	for _, o := range ServerOptions() {
-		values, ok := given[o.Name]
-		if !ok {
-			if !strings.Contains(strings.Join(apart, " "), o.Name) {
-				t.Errorf("%s is not tested", o.Name)
-			}
-			continue
-		}
-		file.WriteString(o.Name + ":")
-		if o.Kind == List {
-			for _, v := range values {
-				file.WriteString("\n  - '" + v + "'")
-			}
-			file.WriteString("\n")
-		} else {
-			file.WriteString(" " + values[0] + "\n")
-		}
-		if o.Name != "kube-apiserver-arg" { // a variable holds one argument
-			env = append(env, o.EnvVar()+"="+strings.Join(values, ","))
-		}
-	}
+	file, env, flags := sources(t, ServerOptions())
 	check := func(t *testing.T, got *Server, err error, want Server) {
 		t.Helper()
 		if err != nil {
@@ -195,7 +262,7 @@ func TestEveryOption(t *testing.T) {
 		}
 	}
 	t.Run("file", func(t *testing.T) {
-		got, err := load(t, map[string]string{"config.yaml": file.String()}, nil, nil)
+		got, err := load(t, map[string]string{"config.yaml": file}, nil, nil)
 		check(t, got, err, *want)
 	})
 	t.Run("environment", func(t *testing.T) {
@@ -205,7 +272,7 @@ func TestEveryOption(t *testing.T) {
 		check(t, got, err, want)
 	})
 	t.Run("flags", func(t *testing.T) {
-		got, err := load(t, nil, nil, given)
+		got, err := load(t, nil, nil, flags)
 		check(t, got, err, *want)
 	})
 	t.Run("the others", func(t *testing.T) {
@@ -349,6 +416,12 @@ func TestForms(t *testing.T) {
 			[]Taint{{"a", "b", "NoSchedule"}, {"a", "b", "NoExecute"}, {"c", "b", "NoExecute"}}},
 		{"the longest domain", "cluster-domain: " + strings.Repeat("a.", 126) + "a", func(s *Server) any { return len(s.Network.ClusterDomain) }, 253},
 		{"a final comma", "vmodule: 'a=1,'", func(s *Server) any { return s.Logging.VModule }, "a=1,"},
+		{"a server without a node", "disable-agent: true\nnode-name: a\nwith-node-id: true\nnode-ip: 192.0.2.1\nnode-external-ip: 192.0.2.2\nselinux: false",
+			func(s *Server) any { return s.DisableAgent }, true},
+		{"a switch that is off and a pod network of one's own", "flannel-backend: none\nflannel-ipv6-masq: false\nflannel-conf: ''",
+			func(s *Server) any { return s.Network.FlannelBackend }, "none"},
+		{"a token that looks like a number", "token: 0123", func(s *Server) any { return s.Join.Token }, Secret("0123")},
+		{"no token files", "token-file: ''\nagent-token-file: ''\ntoken: t", func(s *Server) any { return s.Join }, Join{Token: "t"}},
 		{"the endpoint with its scheme", "container-runtime-endpoint: unix:///run/x.sock", func(s *Server) any { return s.Node.RuntimeEndpoint }, "unix:///run/x.sock"},
 	}
 	for _, tt := range tests {
@@ -478,8 +551,11 @@ func TestPaths(t *testing.T) {
 		p.DB():         "/d/server/db",
 		p.TLS():        "/d/server/tls",
 		p.Token():      "/d/server/token",
+		p.AgentToken(): "/d/server/agent-token",
+		p.NodeToken():  "/d/server/node-token",
 		p.Manifests():  "/d/server/manifests",
 		p.Agent():      "/d/agent",
+		p.AgentPKI():   "/d/agent/pki",
 		p.AgentEtc():   "/d/agent/etc",
 		p.Images():     "/d/agent/images",
 		p.Containerd(): "/d/agent/containerd",

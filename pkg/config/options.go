@@ -3,6 +3,7 @@ package config
 import (
 	"io/fs"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -21,6 +22,7 @@ const (
 const (
 	categoryData       = "Data"
 	categoryLogging    = "Logging"
+	categoryJoin       = "Joining"
 	categoryListener   = "Listener"
 	categoryNetwork    = "Networking"
 	categoryKubeconfig = "Admin kubeconfig"
@@ -127,13 +129,20 @@ func labels(s *Server, values []value) error {
 	return nil
 }
 
+// readLater binds a file whose content is the value: only the one that counts
+// in the end is read.
+func readLater(*Server, []value) error { return nil }
+
 // ServerOptions returns the options of the server role, in the order in which
 // a person is shown them.
 func ServerOptions() []Option {
-	var all []Option
-	all = append(all, commonOptions()...)
-	all = append(all, clusterOptions()...)
-	return append(all, nodeOptions()...)
+	return slices.Concat(commonOptions(), tokenOptions(), agentTokenOptions(), clusterOptions(), nodeOptions())
+}
+
+// AgentOptions returns the options of the agent role, in the order in which a
+// person is shown them.
+func AgentOptions() []Option {
+	return slices.Concat(commonOptions(), agentOptions(), tokenOptions(), nodeOptions())
 }
 
 // commonOptions are those of every role.
@@ -168,6 +177,55 @@ func commonOptions() []Option {
 			Name: "log", Aliases: []string{"l"}, Category: categoryLogging,
 			Help: "Log to this `FILE` (default: standard error)",
 			bind: one(parsePath, func(s *Server) *string { return &s.Logging.File }),
+		},
+	}
+}
+
+// agentOptions are those of agents only.
+func agentOptions() []Option {
+	return []Option{
+		{
+			Name: "server", Aliases: []string{"s"}, Category: categoryJoin,
+			Help: "Join the cluster of the server at this `URL`, as https://HOST:PORT",
+			bind: one(parseServer, func(s *Server) *string { return &s.Join.Server }),
+		},
+		{
+			Name: "lb-server-port", Kind: Int, Default: "6444", Category: categoryJoin,
+			Help: "Let the node's components reach the servers through this local TCP `PORT`, from 1 to 65535",
+			bind: one(parsePort, func(s *Server) *uint16 { return &s.Node.LBPort }),
+		},
+	}
+}
+
+// tokenOptions are those of every role, as machines join with the token that
+// servers take.
+func tokenOptions() []Option {
+	return []Option{
+		{
+			Name: "token", Aliases: []string{"t"}, Category: categoryJoin,
+			Help: "Join with this `TOKEN`, or let machines join with it (default: a new cluster makes one)",
+			bind: one(parseToken, func(s *Server) *Secret { return &s.Join.Token }),
+		},
+		{
+			Name: "token-file", Category: categoryJoin,
+			Help: "Read the token from this `FILE`, where no other user sees it",
+			bind: readLater,
+		},
+	}
+}
+
+// agentTokenOptions are those of servers only, about what agents join with.
+func agentTokenOptions() []Option {
+	return []Option{
+		{
+			Name: "agent-token", Category: categoryJoin,
+			Help: "Let agents, but no servers, join with this `TOKEN` (default: a new cluster makes one)",
+			bind: one(parseToken, func(s *Server) *Secret { return &s.Join.AgentToken }),
+		},
+		{
+			Name: "agent-token-file", Category: categoryJoin,
+			Help: "Read the agents' token from this `FILE`, where no other user sees it",
+			bind: readLater,
 		},
 	}
 }
@@ -221,6 +279,26 @@ func clusterOptions() []Option {
 			bind: one(parseDomain, func(s *Server) *string { return &s.Network.ClusterDomain }),
 		},
 		{
+			Name: "flannel-backend", Default: "vxlan", Choices: flannelBackends(), Category: categoryNetwork,
+			Help: "Connect the pods of all nodes by this `BACKEND`: vxlan, host-gw, wireguard-native, or none for a pod network of your own",
+			bind: one(choice("pod network", flannelBackends()), func(s *Server) *string { return &s.Network.FlannelBackend }),
+		},
+		{
+			Name: "flannel-external-ip", Kind: Bool, Category: categoryNetwork,
+			Help: "Send pod traffic between nodes to their external addresses",
+			bind: one(parseBool, func(s *Server) *bool { return &s.Network.FlannelExternalIP }),
+		},
+		{
+			Name: "flannel-ipv6-masq", Kind: Bool, Category: categoryNetwork,
+			Help: "Let pods reach IPv6 hosts outside the cluster under the address of their node",
+			bind: one(parseBool, func(s *Server) *bool { return &s.Network.FlannelIPv6Masq }),
+		},
+		{
+			Name: "egress-selector-mode", Default: "agent", Choices: egressSelectorModes(), Category: categoryNetwork,
+			Help: "Let kube-apiserver use the nodes' tunnels in this `MODE`: disabled, agent to reach kubelets, pod to reach pods too by the ranges of their nodes, or cluster to reach pods in any pod network",
+			bind: one(choice("mode", egressSelectorModes()), func(s *Server) *string { return &s.Network.EgressSelectorMode }),
+		},
+		{
 			Name: "write-kubeconfig", Aliases: []string{"o"}, Default: DefaultKubeconfig, Category: categoryKubeconfig,
 			Help: "Write the administrator's kubeconfig to this `FILE`",
 			bind: one(parseNeededPath, func(s *Server) *string { return &s.Kubeconfig.Path }),
@@ -241,6 +319,11 @@ func clusterOptions() []Option {
 			bind: many(choice("add-on", addOnNames()), func(s *Server) *[]string { return &s.AddOns.Disabled }),
 		},
 		{
+			Name: "disable-agent", Kind: Bool, Category: categoryComponents,
+			Help: "Run the control plane only, no node",
+			bind: one(parseBool, func(s *Server) *bool { return &s.DisableAgent }),
+		},
+		{
 			Name: "disable-scheduler", Kind: Bool, Category: categoryComponents,
 			Help: "Do not run kube-scheduler",
 			bind: one(parseBool, func(s *Server) *bool { return &s.ControlPlane.DisableScheduler }),
@@ -249,6 +332,11 @@ func clusterOptions() []Option {
 			Name: "disable-kube-proxy", Kind: Bool, Category: categoryComponents,
 			Help: "Do not run kube-proxy; something else must then serve the addresses of Services",
 			bind: one(parseBool, func(s *Server) *bool { return &s.Network.DisableKubeProxy }),
+		},
+		{
+			Name: "disable-network-policy", Kind: Bool, Category: categoryComponents,
+			Help: "Do not enforce NetworkPolicies; something else may then do so",
+			bind: one(parseBool, func(s *Server) *bool { return &s.Network.DisableNetworkPolicy }),
 		},
 		{
 			Name: "disable-cloud-controller", Kind: Bool, Category: categoryComponents,
@@ -282,9 +370,29 @@ func nodeOptions() []Option {
 			bind: one(parseNodeName, func(s *Server) *string { return &s.Node.Name }),
 		},
 		{
+			Name: "with-node-id", Kind: Bool, Category: categoryNode,
+			Help: "Append a random, lasting id to the node's name",
+			bind: one(parseBool, func(s *Server) *bool { return &s.Node.WithID }),
+		},
+		{
 			Name: "node-ip", Aliases: []string{"i"}, Kind: List, Category: categoryNode,
 			Help: "Register the node with this IP `ADDRESS`, at most one IPv4 and one IPv6 (default: that of the default route)",
 			bind: many(parseHostAddr, func(s *Server) *[]netip.Addr { return &s.Node.IPs }, oneAddrPerFamily),
+		},
+		{
+			Name: "node-external-ip", Kind: List, Category: categoryNode,
+			Help: "Register the node with this external IP `ADDRESS`, at which hosts outside the cluster's network reach it, at most one IPv4 and one IPv6",
+			bind: many(parseHostAddr, func(s *Server) *[]netip.Addr { return &s.Node.ExternalIPs }, oneAddrPerFamily),
+		},
+		{
+			Name: "node-internal-dns", Kind: List, Category: categoryNode,
+			Help: "Register the node with this host `NAME` for its internal address; may be repeated",
+			bind: many(parseHostName, func(s *Server) *[]string { return &s.Node.InternalDNS }),
+		},
+		{
+			Name: "node-external-dns", Kind: List, Category: categoryNode,
+			Help: "Register the node with this host `NAME` for its external address; may be repeated",
+			bind: many(parseHostName, func(s *Server) *[]string { return &s.Node.ExternalDNS }),
 		},
 		{
 			Name: "node-label", Kind: List, Category: categoryNode,
@@ -307,6 +415,21 @@ func nodeOptions() []Option {
 			bind: one(parseBool, func(s *Server) *bool { return &s.Node.ProtectKernelDefaults }),
 		},
 		{
+			Name: "flannel-iface", Category: categoryNode,
+			Help: "Send pod traffic to other nodes through this network `INTERFACE` (default: that of the node's address)",
+			bind: one(parseInterface, func(s *Server) *string { return &s.Node.FlannelIface }),
+		},
+		{
+			Name: "flannel-conf", Category: categoryNode,
+			Help: "Run flannel with this configuration `FILE` (default: Kedge's own)",
+			bind: one(parsePath, func(s *Server) *string { return &s.Node.FlannelConf }),
+		},
+		{
+			Name: "flannel-cni-conf", Category: categoryNode,
+			Help: "Connect pods to flannel by this CNI configuration `FILE` (default: Kedge's own)",
+			bind: one(parsePath, func(s *Server) *string { return &s.Node.FlannelCNIConf }),
+		},
+		{
 			Name: "container-runtime-endpoint", Category: categoryRuntime,
 			Help: "Use the container runtime that listens on this `SOCKET`, a path, instead of Kedge's containerd",
 			bind: one(parseEndpoint, func(s *Server) *string { return &s.Node.RuntimeEndpoint }),
@@ -320,6 +443,26 @@ func nodeOptions() []Option {
 			Name: "pause-image", Category: categoryRuntime,
 			Help: "Hold the namespaces of pods with this `IMAGE` (default: Kedge's own)",
 			bind: one(parseImage, func(s *Server) *string { return &s.Node.PauseImage }),
+		},
+		{
+			Name: "private-registry", Default: DefaultRegistries, Category: categoryRuntime,
+			Help: "Read the mirrors of image registries, and the credentials for them, from this YAML `FILE`",
+			bind: one(parseNeededPath, func(s *Server) *string { return &s.Node.PrivateRegistry }),
+		},
+		{
+			Name: "image-credential-provider-bin-dir", Category: categoryRuntime,
+			Help: "Let the kubelet ask the programs in this `DIRECTORY` for image registries' credentials; with image-credential-provider-config",
+			bind: one(parsePath, func(s *Server) *string { return &s.Node.CredentialProviderBinDir }),
+		},
+		{
+			Name: "image-credential-provider-config", Category: categoryRuntime,
+			Help: "Read which programs to ask for which images from this `FILE`; with image-credential-provider-bin-dir",
+			bind: one(parsePath, func(s *Server) *string { return &s.Node.CredentialProviderConfig }),
+		},
+		{
+			Name: "selinux", Kind: Bool, Category: categoryRuntime,
+			Help: "Let containerd label containers for SELinux",
+			bind: one(parseBool, func(s *Server) *bool { return &s.Node.SELinux }),
 		},
 	}
 }
@@ -336,3 +479,7 @@ func argOption(component string, field func(*Server) *[]Arg) Option {
 func addOnNames() []string { return []string{"coredns"} }
 
 func snapshotters() []string { return []string{"overlayfs", "native"} }
+
+func flannelBackends() []string { return []string{"vxlan", "host-gw", "wireguard-native", "none"} }
+
+func egressSelectorModes() []string { return []string{"disabled", "agent", "pod", "cluster"} }

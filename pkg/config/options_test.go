@@ -7,7 +7,16 @@ import (
 )
 
 func TestTable(t *testing.T) {
-	options := ServerOptions()
+	t.Run("server", func(t *testing.T) {
+		checkTable(t, ServerOptions(), "config", "data-dir", "disable", "kubelet-arg", "node-taint", "enable-pprof", "agent-token-file")
+	})
+	t.Run("agent", func(t *testing.T) {
+		checkTable(t, AgentOptions(), "config", "data-dir", "server", "token", "token-file", "lb-server-port", "kubelet-arg", "node-taint")
+	})
+}
+
+func checkTable(t *testing.T, options []Option, wanted ...string) {
+	t.Helper()
 	seen := map[string]bool{}
 	for _, o := range options {
 		for _, name := range append([]string{o.Name, o.EnvVar()}, o.Aliases...) {
@@ -28,6 +37,9 @@ func TestTable(t *testing.T) {
 		if strings.HasSuffix(o.Help, ".") || strings.Contains(o.Help, "\n") {
 			t.Errorf("%s: the help %q is not one line without a full stop", o.Name, o.Help)
 		}
+		if o.Choices != nil && o.Default != "" && !slices.Contains(o.Choices, o.Default) {
+			t.Errorf("%s: the default is no choice", o.Name)
+		}
 		if o.Whole && o.Kind != List {
 			t.Errorf("%s: only a list can have whole values", o.Name)
 		}
@@ -35,7 +47,7 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s: wrong about whole values", o.Name)
 		}
 	}
-	for _, name := range []string{"config", "data-dir", "disable", "kubelet-arg", "node-taint", "enable-pprof"} {
+	for _, name := range wanted {
 		if !slices.ContainsFunc(options, func(o Option) bool { return o.Name == name }) {
 			t.Errorf("%s is missing", name)
 		}
@@ -73,7 +85,8 @@ func TestNearest(t *testing.T) {
 		"lg":                  "log",
 		"x":                   "",
 		"":                    "",
-		"flannel-backend":     "",
+		"flannel-backned":     "flannel-backend",
+		"flannel":             "",
 		"node-tunnel":         "",
 		"datastore-endpoint":  "",
 		"disable-kubeproxy":   "disable-kube-proxy",

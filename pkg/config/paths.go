@@ -8,6 +8,10 @@ const (
 	// KubeletDir is the kubelet's root directory. It stays where every
 	// kubelet has it, because storage drivers mount it by that path.
 	KubeletDir = "/var/lib/kubelet"
+	// NodePasswordFile holds the secret that keeps the node's name its own. It
+	// is outside the data directory, to outlive it: the name stays the node's
+	// when that is deleted.
+	NodePasswordFile = "/etc/kedge/node/password" //nolint:gosec // a path
 )
 
 // Paths is the layout of the data directory.
@@ -30,8 +34,15 @@ func (p Paths) DB() string { return filepath.Join(p.Server(), "db") }
 // TLS is the directory of the cluster's CAs and the server's certificates.
 func (p Paths) TLS() string { return filepath.Join(p.Server(), "tls") }
 
-// Token is the file of the token with which servers join.
+// Token is the file of the cluster's token, with which servers join, and
+// agents too.
 func (p Paths) Token() string { return filepath.Join(p.Server(), "token") }
+
+// AgentToken is the file of the token with which only agents join.
+func (p Paths) AgentToken() string { return filepath.Join(p.Server(), "agent-token") }
+
+// NodeToken is the file of the token to give to an agent.
+func (p Paths) NodeToken() string { return filepath.Join(p.Server(), "node-token") }
 
 // Manifests is the directory whose YAML files are applied to the cluster.
 func (p Paths) Manifests() string { return filepath.Join(p.Server(), "manifests") }
@@ -39,7 +50,11 @@ func (p Paths) Manifests() string { return filepath.Join(p.Server(), "manifests"
 // Agent is the directory of what every node keeps.
 func (p Paths) Agent() string { return filepath.Join(p.DataDir, "agent") }
 
-// AgentEtc is the directory of the configuration written for the node's components.
+// AgentPKI is the directory of the node's certificates and keys.
+func (p Paths) AgentPKI() string { return filepath.Join(p.Agent(), "pki") }
+
+// AgentEtc is the directory of the configuration written for the node's
+// components, their kubeconfigs included.
 func (p Paths) AgentEtc() string { return filepath.Join(p.Agent(), "etc") }
 
 // Images is the directory whose image archives are imported at start.

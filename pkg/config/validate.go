@@ -39,17 +39,7 @@ func nth(r netip.Prefix, n int) netip.Addr {
 	return a
 }
 
-// validate refuses values that cannot go together.
-func (l *loader) validate() error {
-	for _, check := range []func() error{
-		l.checkRanges, l.checkPodRanges, l.checkDNS, l.checkHostAddrs, l.checkPrimaryFamily, l.checkIneffective,
-	} {
-		if err := check(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+// The checks refuse values that are missing or cannot go together.
 
 // party is one of two values that cannot go together.
 type party struct {
@@ -163,6 +153,14 @@ func (l *loader) checkDNS() error {
 	return nil
 }
 
+// checkServer wants an agent to know a server.
+func (l *loader) checkServer() error {
+	if l.server.Join.Server == "" {
+		return errors.New("server: is missing; name a server with --server https://HOST:6443")
+	}
+	return nil
+}
+
 // checkHostAddrs keeps the host's addresses out of the cluster's own ranges,
 // where they could not be reached.
 func (l *loader) checkHostAddrs() error {
@@ -174,6 +172,7 @@ func (l *loader) checkHostAddrs() error {
 		{"bind-address", []netip.Addr{s.ControlPlane.BindAddress}},
 		{"advertise-address", []netip.Addr{s.ControlPlane.AdvertiseAddress}},
 		{"node-ip", s.Node.IPs},
+		{"node-external-ip", s.Node.ExternalIPs},
 	} {
 		for _, cluster := range []struct {
 			option string
@@ -220,22 +219,66 @@ func (l *loader) checkPrimaryFamily() error {
 		"give an "+family+" address too")
 }
 
+// checkTogether wants at most one of some options, and all or none of others.
+func (l *loader) checkTogether() error {
+	for _, name := range []string{"token", "agent-token"} {
+		one, other := name, name+"-file"
+		if !l.isGiven(one) || !l.isGiven(other) {
+			continue
+		}
+		if l.settings[other].rank > l.settings[one].rank {
+			one, other = other, one
+		}
+		return l.settings[one].refuse(fmt.Errorf("cannot be given with %s (%s); remove one of them", other, l.settings[other].where))
+	}
+	one, other := "image-credential-provider-bin-dir", "image-credential-provider-config"
+	if !l.isGiven(one) {
+		one, other = other, one
+	}
+	if l.isGiven(one) && !l.isGiven(other) {
+		return l.settings[one].refuse(fmt.Errorf("has no effect without %s; give both or neither", other))
+	}
+	return nil
+}
+
 // checkIneffective refuses options that another one leaves without effect.
 func (l *loader) checkIneffective() error {
 	s := l.server
-	for _, c := range []struct {
+	ownRuntime := s.Node.RuntimeEndpoint != ""
+	noFlannel := s.Network.FlannelBackend == "none"
+	type pair struct {
 		option, other string
 		otherApplies  bool
-	}{
+	}
+	pairs := []pair{
 		{"kube-scheduler-arg", "disable-scheduler", s.ControlPlane.DisableScheduler},
 		{"kube-proxy-arg", "disable-kube-proxy", s.Network.DisableKubeProxy},
-		{"snapshotter", "container-runtime-endpoint", s.Node.RuntimeEndpoint != ""},
-		{"pause-image", "container-runtime-endpoint", s.Node.RuntimeEndpoint != ""},
-	} {
-		if c.otherApplies && l.isGiven(c.option) {
-			return l.settings[c.option].refuse(fmt.Errorf("has no effect with %s (%s); remove one of them",
-				c.other, l.settings[c.other].where))
+		{"snapshotter", "container-runtime-endpoint", ownRuntime},
+		{"pause-image", "container-runtime-endpoint", ownRuntime},
+		{"private-registry", "container-runtime-endpoint", ownRuntime},
+		{"selinux", "container-runtime-endpoint", ownRuntime},
+		{"flannel-external-ip", "flannel-backend", noFlannel},
+		{"flannel-ipv6-masq", "flannel-backend", noFlannel},
+		{"flannel-iface", "flannel-backend", noFlannel},
+		{"flannel-conf", "flannel-backend", noFlannel},
+		{"flannel-cni-conf", "flannel-backend", noFlannel},
+	}
+	for _, o := range nodeOptions() {
+		// A server without a node still has a name and addresses.
+		if !slices.Contains([]string{"node-name", "with-node-id", "node-ip", "node-external-ip"}, o.Name) {
+			pairs = append(pairs, pair{o.Name, "disable-agent", s.DisableAgent})
 		}
+	}
+	for _, p := range pairs {
+		if !p.otherApplies || !l.isGiven(p.option) {
+			continue
+		}
+		other := l.settings[p.other]
+		effect := p.other
+		if o, _ := l.option(p.other); o.Choices != nil {
+			effect += " " + other.values[0].text
+		}
+		return l.settings[p.option].refuse(fmt.Errorf("has no effect with %s (%s); remove one of them", effect, other.where))
 	}
 	return nil
 }
@@ -243,5 +286,38 @@ func (l *loader) checkIneffective() error {
 // isGiven tells whether an option has a value that is not its default.
 func (l *loader) isGiven(option string) bool {
 	s, ok := l.settings[option]
-	return ok && s.where != byDefault && len(s.values) > 0 && s.values[0].text != ""
+	if !ok || s.where == byDefault || len(s.values) == 0 {
+		return false
+	}
+	if o, _ := l.option(option); o.Kind == Bool {
+		on, err := parseBool(s.values[0].text)
+		return on && err == nil
+	}
+	return s.values[0].text != ""
+}
+
+// readTokenFiles reads the tokens that are given as files.
+func (l *loader) readTokenFiles() error {
+	join := &l.server.Join
+	for _, f := range []struct {
+		option string
+		field  *Secret
+	}{
+		{"token-file", &join.Token},
+		{"agent-token-file", &join.AgentToken},
+	} {
+		if !l.isGiven(f.option) {
+			continue
+		}
+		file := l.settings[f.option].values[0]
+		secret, warning, err := readTokenFile(file.text)
+		if err != nil {
+			return file.refuse(err)
+		}
+		if warning != "" {
+			l.server.Warnings = append(l.server.Warnings, file.prefix+": "+warning)
+		}
+		*f.field = secret
+	}
+	return nil
 }

@@ -1,14 +1,19 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/kedge-k8s/kedge/pkg/token"
 )
 
 // The parsers turn the text of one value into its type. Their errors begin
@@ -196,18 +201,94 @@ func parseDomain(s string) (string, error) {
 	return s, nil
 }
 
-// parseSAN takes an IP address or a host name, whose first label may be "*". A
-// name that ends in a number is an address that was mistyped.
+// parseServer takes the URL of a server and returns it with its port. Of a
+// value it refuses it tells no more than the host and the port, as the rest may
+// hold a password, and one that could be a token it does not tell at all.
+func parseServer(s string) (string, error) {
+	if s == "" {
+		return "", nil
+	}
+	if t, err := token.Parse(s); err == nil && (t.CAHash != "" || t.BootstrapID != "") {
+		return "", errors.New("is a token; give the URL of a server, such as https://kedge.example.com:6443, and the token with --token")
+	}
+	scheme, rest, hasScheme := strings.Cut(s, "://")
+	if !hasScheme {
+		rest = s
+	}
+	u, err := url.Parse("https://" + rest)
+	if err != nil || strings.HasSuffix(u.Host, ":") {
+		return "", errServer
+	}
+	host, errHost := parseSAN(u.Hostname())
+	port, errPort := parsePort(cmp.Or(u.Port(), "6443"))
+	if errHost != nil || errPort != nil || strings.HasPrefix(host, "*") {
+		return "", errServer
+	}
+	server := "https://" + net.JoinHostPort(host, strconv.Itoa(int(port)))
+	switch {
+	case !hasScheme && !strings.ContainsAny(u.Host, ".:"):
+		return "", errServer
+	case !hasScheme:
+		return "", fmt.Errorf("has no scheme; give %s", server)
+	case !strings.EqualFold(scheme, "https"):
+		return "", fmt.Errorf("is not an https URL; give %s", server)
+	case u.User != nil || strings.Trim(u.Path, "/") != "" || strings.ContainsAny(rest, "?#"):
+		return "", fmt.Errorf("has more than a host and a port; give %s", server)
+	}
+	return server, nil
+}
+
+var errServer = errors.New("is not the URL of a server; give one such as https://kedge.example.com:6443")
+
+// parseToken takes a well-formed token of any kind.
+func parseToken(s string) (Secret, error) {
+	t, err := token.Parse(s)
+	if err != nil {
+		return "", fmt.Errorf("%w; give one as a server has it in the file server/token of its data directory", err)
+	}
+	return Secret(t.Reveal()), nil
+}
+
+// readTokenFile reads the token in a file.
+func readTokenFile(path string) (s Secret, warning string, err error) {
+	t, warning, err := token.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !strings.Contains(path, "/"):
+		// It may be the token itself.
+		return "", "", errors.New("names a file that does not exist; name one that holds the token")
+	case err != nil:
+		return "", "", fmt.Errorf("%w; name a file that holds the token", err)
+	}
+	return Secret(t.Reveal()), warning, nil
+}
+
+// parseSAN takes an IP address or a host name, whose first label may be "*".
 func parseSAN(s string) (string, error) {
 	if a, err := parseAddr(s); err == nil {
 		return a.String(), nil
 	}
 	name := strings.ToLower(s)
-	last := name[strings.LastIndexByte(name, '.')+1:]
-	if !isDNSName(strings.TrimPrefix(name, "*.")) || strings.Trim(last, "0123456789") == "" {
+	if !isHostName(strings.TrimPrefix(name, "*.")) {
 		return "", fmt.Errorf("%q is neither a host name nor an IP address; give one without scheme and port, such as kedge.example.com", s)
 	}
 	return name, nil
+}
+
+// parseHostName takes a host name, which is no IP address.
+func parseHostName(s string) (string, error) {
+	name := strings.ToLower(s)
+	if !isHostName(name) {
+		return "", fmt.Errorf("%q is not a host name; give one such as node1.example.com", s)
+	}
+	return name, nil
+}
+
+// parseInterface takes what Linux takes for the name of a network interface.
+func parseInterface(s string) (string, error) {
+	if len(s) > 15 || s == "." || s == ".." || strings.ContainsAny(s, "/: \t\r\n") {
+		return "", fmt.Errorf("%q is not a network interface; give one that ip link lists, such as eth0", s)
+	}
+	return s, nil
 }
 
 // parseNodeName takes a host name, as the kubelet does regardless of case.
@@ -279,6 +360,13 @@ func isDNSName(s string) bool {
 		}
 	}
 	return len(s) <= 253
+}
+
+// isHostName checks for a DNS name. One that ends in a number is an address
+// that was mistyped.
+func isHostName(s string) bool {
+	last := s[strings.LastIndexByte(s, '.')+1:]
+	return isDNSName(s) && strings.Trim(last, "0123456789") != ""
 }
 
 // isLabelKey checks for a name with, perhaps, a DNS name and "/" before it.

@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"net/netip"
 	"strconv"
 	"strings"
 	"time"
 
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/server/egressselector"
 	"k8s.io/client-go/rest"
 	basecompatibility "k8s.io/component-base/compatibility"
 	"k8s.io/component-base/featuregate"
@@ -37,6 +41,14 @@ type APIServerConfig struct {
 	ConfigDir        string // for files made from this configuration
 	Profiling        bool
 	ExtraArgs        []config.Arg
+	// Front is called once the certificates are there; what it returns wraps the
+	// apiserver's whole chain of handlers.
+	Front func() (func(http.Handler) http.Handler, error)
+	// Dial reaches kubelets, webhooks and aggregated APIs; nil: directly.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// DialPods says that Dial reaches pods where this machine does not, so that
+	// Services are called by their endpoints.
+	DialPods bool
 }
 
 // APIServer is kube-apiserver as a component.
@@ -143,6 +155,9 @@ func (c APIServerConfig) flags() map[string]string {
 		"etcd-count-metric-poll-period": "0",
 		"etcd-db-metric-poll-interval":  "0",
 	}
+	if c.DialPods {
+		flags["enable-aggregator-routing"] = "true"
+	}
 	if c.ownAuthentication() {
 		flags["authentication-config"] = c.authenticationConfig()
 	} else {
@@ -181,6 +196,11 @@ func (a *APIServer) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if dial := a.config.Dial; dial != nil {
+		// What upstream does with an egress selector, without its proxy processes.
+		chain.KubeAPIs.Extra.KubeletClientConfig.Lookup = func(egressselector.NetworkContext) (utilnet.DialFunc, error) { return dial, nil }
+		chain.KubeAPIs.ControlPlane.ProxyTransport.DialContext = dial
+	}
 	kube := chain.KubeAPIs.ControlPlane.Generic
 	kube.SkipOpenAPIInstallation = true // see openAPI
 	kube.DisabledPostStartHooks.Insert(upstreamBootstrapHooks...)
@@ -204,6 +224,14 @@ func (a *APIServer) Start(ctx context.Context) error {
 	})
 	if err != nil {
 		return err
+	}
+	if a.config.Front != nil {
+		front, err := a.config.Front()
+		if err != nil {
+			return err
+		}
+		handler := server.GenericAPIServer.Handler
+		handler.FullHandlerChain = front(handler.FullHandlerChain)
 	}
 	// The time that requests under way are given.
 	server.GenericAPIServer.ShutdownTimeout = shutdownTimeout

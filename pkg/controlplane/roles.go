@@ -17,6 +17,8 @@ import (
 	"k8s.io/component-helpers/auth/rbac/reconciliation"
 	schedulingv1 "k8s.io/kubernetes/pkg/apis/scheduling/v1"
 	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"
+
+	"github.com/kedge-k8s/kedge/pkg/join"
 )
 
 // Identities of Kedge's own parts, the subjects of the roles below.
@@ -31,8 +33,8 @@ const (
 	CloudControllerUser = "system:kedge:cloud-controller"
 	// KubeletClientUser is the apiserver towards the kubelets.
 	KubeletClientUser = "system:kedge:kube-apiserver"
-	// NetworkUser reads the node's own pod range.
-	NetworkUser = "system:kedge:network"
+	// JoinUser keeps which machine each node's name belongs to, and checks tokens.
+	JoinUser = "system:kedge:join"
 )
 
 var roles = []rbacv1.ClusterRole{
@@ -45,11 +47,40 @@ var roles = []rbacv1.ClusterRole{
 		},
 	},
 	{
-		ObjectMeta: metav1.ObjectMeta{Name: NetworkUser},
+		// The pod network, network policies and the load balancer of every node.
+		ObjectMeta: metav1.ObjectMeta{Name: join.AgentGroup},
+		Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"get", "list", "watch", "patch"}},
+			{APIGroups: []string{""}, Resources: []string{"nodes/status"}, Verbs: []string{"patch"}},
+			{APIGroups: []string{""}, Resources: []string{"pods", "namespaces"}, Verbs: []string{"get", "list", "watch"}},
+			{APIGroups: []string{"networking.k8s.io"}, Resources: []string{"networkpolicies"}, Verbs: []string{"get", "list", "watch"}},
+			{APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}, Verbs: []string{"get", "list", "watch"}},
+		},
+	},
+	{
+		ObjectMeta: metav1.ObjectMeta{Name: JoinUser},
 		Rules: []rbacv1.PolicyRule{
 			{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"get", "list", "watch"}},
 		},
 	},
+}
+
+// namespaceRoles are Kedge's own roles in single namespaces.
+var namespaceRoles = map[string][]rbacv1.Role{
+	metav1.NamespaceSystem: {{
+		ObjectMeta: metav1.ObjectMeta{Name: JoinUser, Namespace: metav1.NamespaceSystem},
+		Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get", "create", "update", "delete"}},
+		},
+	}},
+}
+
+var namespaceBindings = map[string][]rbacv1.RoleBinding{
+	metav1.NamespaceSystem: {{
+		ObjectMeta: metav1.ObjectMeta{Name: JoinUser, Namespace: metav1.NamespaceSystem},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: JoinUser},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: JoinUser}},
+	}},
 }
 
 var bindings = []rbacv1.ClusterRoleBinding{
@@ -57,7 +88,8 @@ var bindings = []rbacv1.ClusterRoleBinding{
 	bind(AddonsUser, "cluster-admin", rbacv1.UserKind, AddonsUser),
 	bind(CloudControllerUser, CloudControllerUser, rbacv1.UserKind, CloudControllerUser),
 	bind(KubeletClientUser, "system:kubelet-api-admin", rbacv1.UserKind, KubeletClientUser),
-	bind(NetworkUser, NetworkUser, rbacv1.UserKind, NetworkUser),
+	bind(join.AgentGroup, join.AgentGroup, rbacv1.GroupKind, join.AgentGroup),
+	bind(JoinUser, JoinUser, rbacv1.UserKind, JoinUser),
 }
 
 func bind(name, role, kind, subject string) rbacv1.ClusterRoleBinding {
@@ -132,7 +164,7 @@ func policyJobs(client kubernetes.Interface) []func(context.Context) error {
 			return err
 		})
 	}
-	for namespace, roles := range bootstrappolicy.NamespaceRoles() {
+	for namespace, roles := range concat(bootstrappolicy.NamespaceRoles(), namespaceRoles) {
 		for _, role := range roles {
 			add("role", namespace+"/"+role.Name, func() error {
 				_, err := (&reconciliation.ReconcileRoleOptions{
@@ -144,7 +176,7 @@ func policyJobs(client kubernetes.Interface) []func(context.Context) error {
 			})
 		}
 	}
-	for namespace, bindings := range bootstrappolicy.NamespaceRoleBindings() {
+	for namespace, bindings := range concat(bootstrappolicy.NamespaceRoleBindings(), namespaceBindings) {
 		for _, binding := range bindings {
 			add("rolebinding", namespace+"/"+binding.Name, func() error {
 				_, err := (&reconciliation.ReconcileRoleBindingOptions{
@@ -169,6 +201,17 @@ func policyJobs(client kubernetes.Interface) []func(context.Context) error {
 		})
 	}
 	return jobs
+}
+
+// concat returns both maps' lists in one.
+func concat[T any](a, b map[string][]T) map[string][]T {
+	all := map[string][]T{}
+	for _, m := range []map[string][]T{a, b} {
+		for key, list := range m {
+			all[key] = append(all[key], list...)
+		}
+	}
+	return all
 }
 
 func retriable(err error) bool {

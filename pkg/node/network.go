@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -45,6 +46,7 @@ type NetworkConfig struct {
 // the outside.
 type Network struct {
 	config NetworkConfig
+	ranges atomic.Pointer[[]netip.Prefix]
 }
 
 // NewNetwork makes the component.
@@ -66,7 +68,22 @@ func (n *Network) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var ranges []netip.Prefix
+	for _, cidr := range cidrs {
+		if prefix, err := netip.ParsePrefix(cidr); err == nil {
+			ranges = append(ranges, prefix)
+		}
+	}
+	n.ranges.Store(&ranges)
 	return n.writeCNIConfig(cidrs)
+}
+
+// PodCIDRs are the ranges of the pods on this node; nil before they are known.
+func (n *Network) PodCIDRs() []netip.Prefix {
+	if ranges := n.ranges.Load(); ranges != nil {
+		return *ranges
+	}
+	return nil
 }
 
 // Stop leaves the network in place: pods go on while Kedge restarts.

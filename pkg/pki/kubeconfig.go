@@ -9,37 +9,46 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/atomicfile"
 )
 
-// Kubeconfig is a client's way into the cluster, with everything embedded so
-// that the one file can be copied elsewhere.
+// Kubeconfig is a client's way into the cluster.
 type Kubeconfig struct {
 	Server string // URL of the apiserver
-	CA     []byte // PEM bundle that signed the apiserver's certificate
+	CA     string // file with the bundle that signed the apiserver's certificate
 	Client KeyPair
 }
 
-// Write puts the kubeconfig at path unless it is there already.
+// Write puts the kubeconfig at path unless it is there already. It names the
+// files of the certificates: clients notice when those are renewed.
 func (k Kubeconfig) Write(path string, mode fs.FileMode) error {
-	cert, err := os.ReadFile(k.Client.Cert)
-	if err != nil {
-		return err
+	return k.write(path, mode, "", k.CA, k.Client.Cert, k.Client.Key)
+}
+
+// WriteEmbedded is Write with the certificates in the kubeconfig itself, so that
+// the one file can be copied elsewhere.
+func (k Kubeconfig) WriteEmbedded(path string, mode fs.FileMode) error {
+	var data [3]string
+	for i, file := range []string{k.CA, k.Client.Cert, k.Client.Key} {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		data[i] = base64.StdEncoding.EncodeToString(content)
 	}
-	key, err := os.ReadFile(k.Client.Key)
-	if err != nil {
-		return err
-	}
-	encode := base64.StdEncoding.EncodeToString
+	return k.write(path, mode, "-data", data[0], data[1], data[2])
+}
+
+func (k Kubeconfig) write(path string, mode fs.FileMode, kind, ca, cert, key string) error {
 	text := fmt.Sprintf(`apiVersion: v1
 kind: Config
 clusters:
 - name: default
   cluster:
-    server: %s
-    certificate-authority-data: %s
+    server: %q
+    certificate-authority%s: %q
 users:
 - name: default
   user:
-    client-certificate-data: %s
-    client-key-data: %s
+    client-certificate%s: %q
+    client-key%s: %q
 contexts:
 - name: default
   context:
@@ -47,7 +56,7 @@ contexts:
     user: default
 current-context: default
 preferences: {}
-`, k.Server, encode(k.CA), encode(cert), encode(key))
-	_, err = atomicfile.Update(path, []byte(text), mode)
+`, k.Server, kind, ca, kind, cert, kind, key)
+	_, err := atomicfile.Update(path, []byte(text), mode)
 	return err
 }

@@ -93,6 +93,23 @@ func EnsureCA(files KeyPair, commonName string) (*CA, error) {
 	return &CA{Files: files, Certificate: cert, Bundle: bundle, key: key}, nil
 }
 
+// LoadCA is EnsureCA for an authority that must be there.
+func LoadCA(files KeyPair) (*CA, error) {
+	if _, err := os.Stat(files.Cert); err != nil {
+		return nil, err
+	}
+	return EnsureCA(files, "")
+}
+
+// LoadCertificate reads the first certificate of a PEM file.
+func LoadCertificate(path string) (*x509.Certificate, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return parseCertificate(path, data)
+}
+
 func createCA(files KeyPair, commonName string) (*CA, error) {
 	key, err := EnsureKey(files.Key)
 	if err != nil {
@@ -183,9 +200,11 @@ func (ca *CA) stillGood(files KeyPair, req Request) bool {
 	if err != nil || !samePublicKey(cert.PublicKey, key.Public()) {
 		return false
 	}
-	now := time.Now()
-	return now.After(cert.NotBefore) && now.Add(renewBefore).Before(cert.NotAfter) && req.matches(cert)
+	return time.Now().After(cert.NotBefore) && !NearEnd(cert) && req.matches(cert)
 }
+
+// NearEnd says whether a certificate should be replaced.
+func NearEnd(cert *x509.Certificate) bool { return time.Now().Add(renewBefore).After(cert.NotAfter) }
 
 func (r Request) serving() bool { return len(r.DNSNames) > 0 || len(r.IPs) > 0 }
 
@@ -198,19 +217,39 @@ func (r Request) matches(cert *x509.Certificate) bool {
 
 // EnsureKey loads the private key at path, or makes one.
 func EnsureKey(path string) (crypto.Signer, error) {
+	key, err := LoadOrNewKey(path)
+	if err != nil {
+		return nil, err
+	}
+	return key, WriteKey(path, key)
+}
+
+// LoadOrNewKey loads the private key at path, or makes one and writes nothing.
+func LoadOrNewKey(path string) (crypto.Signer, error) {
 	key, err := loadKey(path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return key, err
 	}
-	fresh, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
+	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+}
+
+// WriteKey keeps a key at path, unless a key is there already.
+func WriteKey(path string, key crypto.Signer) error {
+	if _, err := os.Stat(path); err == nil {
+		return nil
 	}
-	der, err := x509.MarshalECPrivateKey(fresh)
-	if err != nil {
-		return nil, err
+	kind, der, err := "PRIVATE KEY", []byte(nil), error(nil)
+	if own, ok := key.(*ecdsa.PrivateKey); ok {
+		// The one form in which Kubernetes takes a private key for a public one.
+		kind = "EC PRIVATE KEY"
+		der, err = x509.MarshalECPrivateKey(own)
+	} else {
+		der, err = x509.MarshalPKCS8PrivateKey(key)
 	}
-	return fresh, atomicfile.Write(path, encodePEM("EC PRIVATE KEY", der), keyMode)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(path, encodePEM(kind, der), keyMode)
 }
 
 func loadKey(path string) (crypto.Signer, error) {

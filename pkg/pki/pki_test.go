@@ -2,6 +2,7 @@ package pki
 
 import (
 	"crypto/x509"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -150,12 +151,21 @@ func TestKubeconfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "kubeconfig")
-	if err := (Kubeconfig{Server: "https://192.0.2.1:6443", CA: ca.Bundle, Client: files}).Write(path, 0o640); err != nil {
-		t.Fatal(err)
-	}
-	data, err := os.ReadFile(path)
-	if err != nil || !strings.Contains(string(data), "server: https://192.0.2.1:6443\n") {
-		t.Fatalf("kubeconfig is %q, %v", data, err)
+	kubeconfig := Kubeconfig{Server: "https://192.0.2.1:6443", CA: ca.Files.Cert, Client: files}
+	for name, write := range map[string]struct {
+		do   func(string, fs.FileMode) error
+		want string
+	}{
+		"files":    {kubeconfig.Write, "client-certificate: \"" + files.Cert + "\"\n"},
+		"embedded": {kubeconfig.WriteEmbedded, "client-certificate-data: \"LS0t"},
+	} {
+		if err := write.do(path, 0o640); err != nil {
+			t.Fatal(err)
+		}
+		data, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(data), "server: \"https://192.0.2.1:6443\"\n") || !strings.Contains(string(data), write.want) {
+			t.Errorf("%s: kubeconfig is %q, %v", name, data, err)
+		}
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o640 {
 		t.Errorf("mode is %v, %v; want 0640", info.Mode(), err)

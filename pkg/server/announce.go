@@ -13,7 +13,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/kedge-k8s/kedge/pkg/payload"
+	"github.com/kedge-k8s/kedge/pkg/node"
 	"github.com/kedge-k8s/kedge/pkg/version"
 )
 
@@ -21,7 +21,6 @@ const (
 	announceInterval = 100 * time.Millisecond
 	announceNotice   = 10 * time.Second
 	announceLimit    = 5 * time.Minute
-	settleTime       = 30 * time.Second
 )
 
 // announce waits until the node and the packaged pods are Ready, and then
@@ -46,14 +45,14 @@ func (s *Server) announce(ctx context.Context, began time.Time) {
 	lastNotice := time.Now()
 	for {
 		state := s.look(ctx, client)
-		if state.node != nil && nodeReady == 0 && isNodeReady(state.node) {
+		if state.node != nil && nodeReady == 0 && node.IsReady(state.node) {
 			nodeReady = time.Since(began)
-			s.log.Info("node is Ready", "node", s.config.Node.Name, "at", nodeReady.Round(time.Millisecond))
+			s.log.Info("node is Ready", "node", s.node.Name(), "at", nodeReady.Round(time.Millisecond))
 		}
 		if state.missing == "" {
 			s.gate.Open()
 			s.print(state, time.Since(began))
-			s.settle(ctx)
+			s.node.Settle(ctx)
 			return
 		}
 		if time.Since(lastNotice) > announceNotice {
@@ -72,27 +71,6 @@ func (s *Server) announce(ctx context.Context, began time.Time) {
 	}
 }
 
-// settle waits until controllers and pods have had their first half minute, and
-// then gives back the memory that only that took, and the disk space of other
-// versions' payloads that nothing runs from.
-func (s *Server) settle(ctx context.Context) {
-	select {
-	case <-time.After(settleTime):
-	case <-ctx.Done():
-		return
-	}
-	if err := trimMemory(); err != nil {
-		s.log.Debug("memory of the start-up is not given back", "err", err)
-	}
-	removed, err := payload.RemoveOld(s.config.Paths.DataDir, s.payload)
-	if err != nil {
-		s.log.Warn("old versions stay on disk", "err", err)
-	}
-	for _, dir := range removed {
-		s.log.Info("removed an old version's programs", "dir", dir)
-	}
-}
-
 // clusterState is one look at the start-up.
 type clusterState struct {
 	node    *v1.Node
@@ -102,22 +80,25 @@ type clusterState struct {
 
 func (s *Server) look(ctx context.Context, client kubernetes.Interface) clusterState {
 	var state clusterState
-	node, err := client.CoreV1().Nodes().Get(ctx, s.config.Node.Name, metav1.GetOptions{})
+	if s.config.DisableAgent {
+		return state // what is to run waits for agents
+	}
+	var missing []string
+	n, err := client.CoreV1().Nodes().Get(ctx, s.node.Name(), metav1.GetOptions{})
 	if err != nil {
-		state.missing = fmt.Sprintf("node %s: %v", s.config.Node.Name, err)
+		state.missing = fmt.Sprintf("node %s: %v", s.node.Name(), err)
 		return state
 	}
-	state.node = node
+	state.node = n
+	if !node.IsReady(n) {
+		missing = append(missing, "node "+n.Name+" ("+node.WhyNotReady(n)+")")
+	}
 	pods, err := client.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		state.missing = fmt.Sprintf("pods of kube-system: %v", err)
 		return state
 	}
 	state.pods = pods.Items
-	var missing []string
-	if !isNodeReady(node) {
-		missing = append(missing, "node "+node.Name+" ("+whyNotReady(node)+")")
-	}
 	deployments, err := client.AppsV1().Deployments(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		state.missing = fmt.Sprintf("deployments of kube-system: %v", err)
@@ -148,28 +129,12 @@ func (s *Server) expectedDeployments() []string {
 	return []string{"coredns"}
 }
 
-func isNodeReady(node *v1.Node) bool {
-	for _, c := range node.Status.Conditions {
-		if c.Type == v1.NodeReady {
-			return c.Status == v1.ConditionTrue
-		}
-	}
-	return false
-}
-
-func whyNotReady(node *v1.Node) string {
-	for _, c := range node.Status.Conditions {
-		if c.Type == v1.NodeReady {
-			return c.Message
-		}
-	}
-	return "its kubelet has not reported"
-}
-
 func (s *Server) print(state clusterState, took time.Duration) {
 	fmt.Fprintf(s.out, "\nKedge %s is ready after %.1f s.\n\n", version.String(), took.Seconds())
 	w := tabwriter.NewWriter(s.out, 2, 8, 2, ' ', 0)
-	fmt.Fprintf(w, "  node\t%s\tReady\t%s\n", state.node.Name, s.addresses[0])
+	if state.node != nil {
+		fmt.Fprintf(w, "  node\t%s\tReady\t%s\n", state.node.Name, s.node.Addresses()[0])
+	}
 	for _, pod := range state.pods {
 		fmt.Fprintf(w, "  pod\t%s/%s\t%s\t%s\n", pod.Namespace, pod.Name, pod.Status.Phase, pod.Status.PodIP)
 	}
@@ -181,7 +146,11 @@ What to type next, in another terminal:
   sudo kedge kubectl create deployment web --image=nginx --port=80
   sudo kedge kubectl expose deployment web
 
+To add a node, on another machine:
+
+  sudo kedge agent --server %s --token-file FILE    # with the content of %s
+
 The cluster's kubeconfig is %s. Ctrl-C stops Kedge; pods keep running.
 
-`, s.config.Kubeconfig.Path)
+`, "https://"+s.cluster().Servers[0], s.config.Paths.NodeToken(), s.config.Kubeconfig.Path)
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kedge-k8s/kedge/pkg/controlplane"
 	"github.com/kedge-k8s/kedge/pkg/hostcheck"
+	"github.com/kedge-k8s/kedge/pkg/join"
 	"github.com/kedge-k8s/kedge/pkg/pki"
 )
 
@@ -34,8 +35,9 @@ func (s *Server) identities() map[string]pki.Request {
 		"kube-controller-manager": {CommonName: "system:kube-controller-manager"},
 		"kube-scheduler":          {CommonName: "system:kube-scheduler"},
 		"kube-proxy":              {CommonName: "system:kube-proxy"},
-		"network":                 {CommonName: controlplane.NetworkUser},
-		"kubelet":                 {CommonName: "system:node:" + s.config.Node.Name, Organization: []string{"system:nodes"}},
+		"join":                    {CommonName: controlplane.JoinUser},
+		"agent":                   {CommonName: join.AgentUser(s.node.Name()), Organization: []string{join.AgentGroup}},
+		"kubelet":                 {CommonName: "system:node:" + s.node.Name(), Organization: []string{"system:nodes"}},
 	}
 }
 
@@ -87,7 +89,7 @@ func (c *certificates) Start(context.Context) error {
 			if err := clientCA.EnsureCertificate(files, identity); err != nil {
 				return err
 			}
-			kubeconfig := pki.Kubeconfig{Server: url, CA: serverCA.Bundle, Client: files}
+			kubeconfig := pki.Kubeconfig{Server: url, CA: layout.ServerCA().Cert, Client: files}
 			if name == "admin" {
 				return s.writeAdminKubeconfig(kubeconfig)
 			}
@@ -119,9 +121,9 @@ func (s *Server) apiserverNames() (pki.Request, error) {
 	domain := s.config.Network.ClusterDomain
 	req := pki.Request{
 		CommonName: "kube-apiserver",
-		DNSNames:   []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + domain, "localhost", s.config.Node.Name},
+		DNSNames:   []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + domain, "localhost", s.node.Name()},
 	}
-	addresses := append([]netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback(), s.advertiseAddress()}, s.addresses...)
+	addresses := append([]netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback(), s.advertiseAddress()}, s.node.Addresses()...)
 	if bind := s.config.ControlPlane.BindAddress; !bind.IsUnspecified() {
 		addresses = append(addresses, bind)
 	}
@@ -152,11 +154,12 @@ func (s *Server) apiserverNames() (pki.Request, error) {
 }
 
 func (s *Server) kubeletNames() pki.Request {
-	req := pki.Request{CommonName: "system:node:" + s.config.Node.Name, DNSNames: []string{s.config.Node.Name, "localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}}
-	for _, address := range s.addresses {
-		req.IPs = append(req.IPs, address.AsSlice())
+	names := s.node.ServingNames()
+	return pki.Request{
+		CommonName: "system:node:" + s.node.Name(),
+		DNSNames:   append(names.DNS, "localhost"),
+		IPs:        append(names.IPs, net.IPv4(127, 0, 0, 1)),
 	}
-	return req
 }
 
 // writeAdminKubeconfig puts the administrator's kubeconfig where the user
@@ -166,7 +169,7 @@ func (s *Server) writeAdminKubeconfig(k pki.Kubeconfig) error {
 	if err := os.MkdirAll(filepath.Dir(out.Path), 0o755); err != nil {
 		return err
 	}
-	if err := k.Write(out.Path, out.Mode); err != nil {
+	if err := k.WriteEmbedded(out.Path, out.Mode); err != nil {
 		return err
 	}
 	gid, err := groupID(out.Group)

@@ -42,6 +42,17 @@ func Newer(a, b string) bool {
 	return false
 }
 
+// NewerMinor says whether version a is of a newer minor release than b, 1.37 of
+// 1.36 for example. What it can't read is not newer.
+func NewerMinor(a, b string) bool {
+	left, okA := parse(a)
+	right, okB := parse(b)
+	if !okA || !okB {
+		return false
+	}
+	return left[0] > right[0] || left[0] == right[0] && left[1] > right[1]
+}
+
 // parse reads v1.36.3+kedge1 as 1, 36, 3, 1.
 func parse(v string) (numbers [4]int, ok bool) {
 	core, release, found := strings.Cut(strings.TrimPrefix(v, "v"), "+kedge")

@@ -1,14 +1,41 @@
-package server
+package agent
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"os"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kedge-k8s/kedge/pkg/payload"
 )
+
+const settleTime = 30 * time.Second
+
+// Settle waits until the parts have had their first half minute, and then gives
+// back the memory that only that took, and the disk space of other versions'
+// payloads that nothing runs from.
+func (n *Node) Settle(ctx context.Context) {
+	select {
+	case <-time.After(settleTime):
+	case <-ctx.Done():
+		return
+	}
+	if err := trimMemory(); err != nil {
+		n.log.Debug("memory of the start-up is not given back", "err", err)
+	}
+	removed, err := payload.RemoveOld(n.paths.DataDir, n.payload)
+	if err != nil {
+		n.log.Warn("old versions stay on disk", "err", err)
+	}
+	for _, dir := range removed {
+		n.log.Info("removed an old version's programs", "dir", dir)
+	}
+}
 
 // trimMemory gives back what only the start-up needed: freed heap, and the
 // pages of the program's own file. Those stay in the page cache, so that the

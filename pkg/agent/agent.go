@@ -1,0 +1,198 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/url"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/kedge-k8s/kedge/pkg/component"
+	"github.com/kedge-k8s/kedge/pkg/config"
+	"github.com/kedge-k8s/kedge/pkg/datadir"
+	"github.com/kedge-k8s/kedge/pkg/loadbalancer"
+	"github.com/kedge-k8s/kedge/pkg/node"
+	"github.com/kedge-k8s/kedge/pkg/token"
+	"github.com/kedge-k8s/kedge/pkg/tunnel"
+)
+
+const (
+	// stopLimit is how long everything together may take to stop.
+	stopLimit = 9 * time.Second
+	// joinLimit is how long a server is waited for.
+	joinLimit = 5 * time.Minute
+)
+
+// Gate holds back what the libraries complain about while parts start and
+// stop. Release logs what was held back.
+type Gate interface {
+	Open()
+	Close()
+	Release()
+}
+
+// Agent is the role that runs a node and nothing else.
+type Agent struct {
+	config *config.Agent
+	log    *slog.Logger
+	gate   Gate
+	out    io.Writer // for the person who started it
+	node   *Node
+}
+
+// New makes an agent that takes its programs and images from the payload
+// directory, logs to log, and says to out what a person wants to know.
+func New(c *config.Agent, payload string, log *slog.Logger, gate Gate, out io.Writer) *Agent {
+	return &Agent{config: c, log: log, gate: gate, out: out, node: NewNode(c.Node, c.Paths, payload, log)}
+}
+
+// Run joins the cluster, runs the node, and returns when ctx ends or a part of
+// it fails for good. Pods keep running.
+func (a *Agent) Run(ctx context.Context) error {
+	began := time.Now()
+	if err := a.preflight(ctx); err != nil {
+		return err
+	}
+	member, err := a.newMember()
+	if err != nil {
+		return err
+	}
+	joining, cancel := context.WithTimeout(ctx, joinLimit)
+	defer cancel()
+	if err := member.join(joining); err != nil {
+		if ctx.Err() != nil {
+			return nil // asked to stop while it waited
+		}
+		return fmt.Errorf("join the cluster: %w", err)
+	}
+	components, err := a.components(member)
+	if err != nil {
+		return err
+	}
+	release, err := a.dir().Claim()
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := a.node.Prepare(); err != nil {
+		return err
+	}
+	if err := member.write(); err != nil {
+		return fmt.Errorf("keep the node's certificates: %w", err)
+	}
+	manager, err := component.NewManager(a.log, components...)
+	if err != nil {
+		return err
+	}
+	return manager.Run(ctx, stopLimit, component.Hooks{
+		Started: func(ctx context.Context) { a.announce(ctx, member, began) },
+		Stopping: func(err error) {
+			if err != nil {
+				a.gate.Release()
+			}
+			a.gate.Close()
+		},
+	})
+}
+
+func (a *Agent) dir() datadir.Dir {
+	return datadir.Dir{Root: a.config.Paths.DataDir, Role: a.config.Paths.Agent()}
+}
+
+// preflight refuses what can't work before anything on the machine is changed.
+func (a *Agent) preflight(ctx context.Context) error {
+	if err := NeedRoot("agent"); err != nil {
+		return err
+	}
+	if err := a.node.Check(ctx); err != nil {
+		return err
+	}
+	if err := a.dir().Check(); err != nil {
+		return err
+	}
+	a.node.ChooseSnapshotter()
+	return a.node.CheckPorts(ctx, append(Ports(), balancerPort(a.config.Node)))
+}
+
+// newMember reads what an earlier run has kept, and how to join with it or anew.
+func (a *Agent) newMember() (*member, error) {
+	m := &member{node: a.node, paths: a.config.Paths, log: a.log, balancer: a.balancerAddress()}
+	if err := m.load(); err != nil {
+		return nil, err
+	}
+	if a.config.Join.Token != "" {
+		var err error
+		if m.client.Token, err = token.Parse(a.config.Join.Token.Reveal()); err != nil {
+			return nil, fmt.Errorf("--token: %w", err)
+		}
+	}
+	if m.client.Certificate == nil && a.config.Join.Token == "" {
+		return nil, fmt.Errorf("this machine has not joined yet: give the token of the cluster with --token, --token-file or KEDGE_TOKEN; a server has it in %s", a.config.Paths.NodeToken())
+	}
+	server, err := url.Parse(a.config.Join.Server)
+	if err != nil || server.Host == "" {
+		return nil, errNoServer
+	}
+	m.fallback = server.Host
+	m.client.Servers = append(m.client.Servers, server.Host)
+	return m, nil
+}
+
+func (a *Agent) balancerAddress() string {
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(a.config.Node.LBPort)))
+}
+
+// components lists what an agent is made of.
+func (a *Agent) components(m *member) ([]component.Component, error) {
+	balancer, err := loadbalancer.New(loadbalancer.Options{
+		Listen:    m.balancer,
+		Servers:   m.cluster.Servers,
+		Default:   m.fallback,
+		StateFile: filepath.Join(a.config.Paths.AgentEtc(), "load-balancer.json"),
+		Logger:    a.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	parts, err := a.node.Components(Setup{Cluster: m.cluster, Credentials: m.credentials()})
+	if err != nil {
+		return nil, err
+	}
+	follow := newServers(m, a.log, func(list []string) {
+		if err := balancer.SetServers(list); err != nil {
+			a.log.Warn("the cluster's servers can't be kept", "component", "servers", "servers", list, "err", err)
+		}
+	})
+	parts = append(parts,
+		&balancerComponent{balancer: balancer},
+		component.Nothing("apiserver", "load-balancer"),
+		&renewal{member: m},
+		follow,
+	)
+	if mode := tunnel.Mode(m.cluster.EgressMode); mode != tunnel.Disabled {
+		t := newTunnel(m)
+		follow.learn = append(follow.learn, t.client.SetServers)
+		parts = append(parts, t)
+	}
+	return parts, nil
+}
+
+// announce says when the node is Ready.
+func (a *Agent) announce(ctx context.Context, m *member, began time.Time) {
+	if err := node.WaitReady(ctx, m.credentials().Agent, a.node.Name(), a.log); err != nil {
+		if ctx.Err() == nil {
+			a.gate.Release()
+			a.log.Warn("the node is not Ready; on a server look with: kedge kubectl describe node "+a.node.Name(), "err", err)
+		}
+		return
+	}
+	a.gate.Open()
+	took := time.Since(began)
+	a.log.Info("node is Ready", "node", a.node.Name(), "at", took.Round(time.Millisecond))
+	fmt.Fprintf(a.out, "\nNode %s joined %s and is Ready after %.1f s. Ctrl-C stops Kedge; pods keep running.\n\n", a.node.Name(), m.fallback, took.Seconds())
+	a.node.Settle(ctx)
+}

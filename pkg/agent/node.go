@@ -1,0 +1,306 @@
+// Package agent is what a node is made of, and the role that runs nothing else.
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kedge-k8s/kedge/pkg/atomicfile"
+	"github.com/kedge-k8s/kedge/pkg/component"
+	"github.com/kedge-k8s/kedge/pkg/config"
+	"github.com/kedge-k8s/kedge/pkg/hostcheck"
+	"github.com/kedge-k8s/kedge/pkg/join"
+	"github.com/kedge-k8s/kedge/pkg/node"
+	"github.com/kedge-k8s/kedge/pkg/pki"
+)
+
+// pauseImage is the packaged one.
+const pauseImage = "kedge.io/pause:1"
+
+// kubeletPort is where kubelets serve.
+const kubeletPort = 10250
+
+// Node is this machine as a node: what is found out about it, and its parts.
+type Node struct {
+	config  config.Node
+	paths   config.Paths
+	payload string // directory of the unpacked programs and images
+	log     *slog.Logger
+	host    hostcheck.Host
+
+	cgroups   hostcheck.CgroupInfo
+	addresses []netip.Addr // one for each IP family of the cluster, the primary first
+	// snapshotter is the configured one, or what this machine can do.
+	snapshotter string
+	network     *node.Network
+}
+
+// NewNode makes the node that a configuration describes.
+func NewNode(c config.Node, paths config.Paths, payload string, log *slog.Logger) *Node {
+	return &Node{config: c, paths: paths, payload: payload, log: log, snapshotter: c.Snapshotter}
+}
+
+// Name is the node's name in the cluster.
+func (n *Node) Name() string { return n.config.Name }
+
+// podCIDRs are the ranges of the pods on this node, once the cluster has given
+// it some.
+func (n *Node) podCIDRs() []netip.Prefix {
+	if n.network == nil {
+		return nil
+	}
+	return n.network.PodCIDRs()
+}
+
+// Addresses are the node's own, the primary family first; see FindAddresses.
+func (n *Node) Addresses() []netip.Addr { return n.addresses }
+
+// Check refuses a machine that can't run pods, with what to do about it, before
+// anything on it is changed but the kernel's modules.
+func (n *Node) Check(ctx context.Context) error {
+	if err := n.host.CheckKernel(); err != nil {
+		return err
+	}
+	if err := n.host.CheckCgroups(); err != nil {
+		return err
+	}
+	node.LoadModules(ctx)
+	var err error
+	n.cgroups, err = n.host.Cgroups()
+	return err
+}
+
+// CheckPorts refuses ports that others listen on.
+func (n *Node) CheckPorts(ctx context.Context, ports []hostcheck.Port) error {
+	for _, p := range ports {
+		if err := n.host.CheckPort(ctx, p.Host, p.Number, p.Option); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Ports are what a node listens on.
+func Ports() []hostcheck.Port {
+	return []hostcheck.Port{
+		{Number: kubeletPort, Use: "kubelet", Option: "--kubelet-arg=port=…"},
+		{Host: "127.0.0.1", Number: 10248, Use: "kubelet's health", Option: "--kubelet-arg=healthz-port=…"},
+	}
+}
+
+// FindAddresses finds the node's address for each IP family of the cluster's pod
+// ranges, unless they are configured.
+func (n *Node) FindAddresses(clusterCIDRs []netip.Prefix) error {
+	if ips := n.config.IPs; len(ips) > 0 {
+		n.addresses = slices.Clone(ips)
+		return nil
+	}
+	var err error
+	n.addresses, err = node.Addresses(clusterCIDRs)
+	return err
+}
+
+// CheckRanges refuses a machine on whose networks the cluster's ranges lie.
+func (n *Node) CheckRanges(clusterCIDRs, serviceCIDRs []netip.Prefix) error {
+	interfaces, err := hostcheck.HostInterfaces(hostcheck.OwnInterface)
+	if err != nil {
+		return err
+	}
+	return hostcheck.CheckRanges(clusterCIDRs, serviceCIDRs, interfaces)
+}
+
+// ChooseSnapshotter falls back to copying where overlayfs can't keep images.
+func (n *Node) ChooseSnapshotter() {
+	if n.snapshotter != "overlayfs" || n.config.RuntimeEndpoint != "" {
+		return
+	}
+	if err := hostcheck.OverlayUsable(n.paths.DataDir); err != nil {
+		n.log.Warn("using the native snapshotter, which copies images and takes more space and time", "why", err)
+		n.snapshotter = "native"
+	}
+}
+
+// Prepare makes the machine ready for pods, and writes what the node's parts
+// read.
+func (n *Node) Prepare() error {
+	if n.cgroups.Version == 1 {
+		n.log.Warn("this machine uses cgroup v1, which Kubernetes is about to leave behind: boot with systemd.unified_cgroup_hierarchy=1 when you can")
+	}
+	if n.cgroups.Version == 2 && n.cgroups.Nested && n.cgroups.AtRoot() {
+		if err := node.LeaveCgroup(hostcheck.CgroupRoot); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{n.paths.Agent(), n.paths.AgentEtc()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(config.RuntimeDir, 0o755); err != nil {
+		return err
+	}
+	return n.writeResolvConf()
+}
+
+func (n *Node) resolvConfCopy() string { return filepath.Join(n.paths.AgentEtc(), "resolv.conf") }
+
+// resolvConf is the path of a resolv.conf that pods can use.
+func (n *Node) resolvConf() string {
+	if n.config.ResolvConf != "" {
+		return n.config.ResolvConf
+	}
+	if r, ok := n.host.ResolvConf(); ok && !r.Filtered {
+		return r.Path
+	}
+	return n.resolvConfCopy()
+}
+
+func (n *Node) writeResolvConf() error {
+	if n.resolvConf() != n.resolvConfCopy() {
+		return nil
+	}
+	r, found := n.host.ResolvConf()
+	content := r.Content
+	if found {
+		n.log.Info("pods get a resolv.conf without the nameservers that only this machine reaches", "from", r.Path)
+	} else {
+		content = hostcheck.FallbackResolvConf()
+		n.log.Warn("this machine has no nameserver that pods can reach, so they get 8.8.8.8: name a file with --resolv-conf to choose another")
+	}
+	_, err := atomicfile.Update(n.resolvConfCopy(), content, 0o644)
+	return err
+}
+
+// ServingNames are what the node's kubelet is reached as.
+func (n *Node) ServingNames() join.Names {
+	names := join.Names{DNS: append([]string{n.config.Name}, slices.Concat(n.config.InternalDNS, n.config.ExternalDNS)...)}
+	for _, address := range slices.Concat(n.addresses, n.config.ExternalIPs) {
+		names.IPs = append(names.IPs, net.IP(address.AsSlice()))
+	}
+	return names
+}
+
+// Credentials are the files that a node's parts are known by, and know others by.
+type Credentials struct {
+	ClientCA string // bundle that signs the kubelet's clients
+	Serving  pki.KeyPair
+	// Kubeconfigs of the kubelet, of kube-proxy and of Kedge's own parts.
+	Kubelet, KubeProxy, Agent string
+}
+
+// Setup is what a node's parts are told beside their configuration.
+type Setup struct {
+	Cluster     join.Cluster
+	Credentials Credentials
+	Profiling   bool
+	// BeforeVolumes returns when the controllers in this process, if there are
+	// any, have initialized their volume plugins; see node.KubeletConfig.
+	BeforeVolumes func(context.Context) error
+}
+
+// Components lists what a node is made of. What reaches the apiserver needs a
+// component of that name. Arguments that can't be used are refused here.
+func (n *Node) Components(s Setup) ([]component.Component, error) {
+	agentEtc := n.paths.AgentEtc()
+	socket := filepath.Join(config.RuntimeDir, "containerd", "containerd.sock")
+	cni := filepath.Join(agentEtc, "cni", "net.d")
+	systemd := n.cgroups.Version == 2 && exists("/run/systemd/system")
+	runtimeEndpoint := n.config.RuntimeEndpoint
+	if runtimeEndpoint == "" {
+		runtimeEndpoint = "unix://" + socket
+	}
+
+	kubelet, err := node.NewKubelet(node.KubeletConfig{
+		Node:           n.config,
+		Addresses:      n.addresses,
+		ClusterDNS:     s.Cluster.ClusterDNS,
+		ClusterDomain:  s.Cluster.ClusterDomain,
+		ClientCA:       s.Credentials.ClientCA,
+		Serving:        s.Credentials.Serving,
+		Kubeconfig:     s.Credentials.Kubelet,
+		RuntimeSocket:  runtimeEndpoint,
+		ResolvConf:     n.resolvConf(),
+		SystemdCgroups: systemd,
+		CloudProvider:  s.Cluster.ExternalCloud,
+		Dir:            agentEtc,
+		Profiling:      s.Profiling,
+		BeforeVolumes:  s.BeforeVolumes,
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.network = node.NewNetwork(node.NetworkConfig{
+		NodeName:     n.config.Name,
+		ClusterCIDRs: s.Cluster.ClusterCIDRs,
+		Kubeconfig:   s.Credentials.Agent,
+		CNIConfig:    cni,
+		Log:          n.log,
+	})
+	components := []component.Component{kubelet, n.network}
+	if n.config.RuntimeEndpoint == "" {
+		components = append(components, n.containerd(socket, cni, systemd),
+			node.NewImages(filepath.Join(n.payload, "images"), socket, n.snapshotter, n.log))
+	} else {
+		components = append(components, component.Nothing("containerd"))
+	}
+	if !s.Cluster.DisableKubeProxy {
+		proxy, err := node.NewKubeProxy(node.KubeProxyConfig{
+			NodeName:     n.config.Name,
+			ClusterCIDRs: s.Cluster.ClusterCIDRs,
+			Kubeconfig:   s.Credentials.KubeProxy,
+			SetConntrack: n.host.ConntrackMaxWritable(),
+			Profiling:    s.Profiling,
+			ExtraArgs:    n.config.KubeProxyArgs,
+		})
+		if err != nil {
+			return nil, err
+		}
+		components = append(components, proxy)
+	}
+	return components, nil
+}
+
+func (n *Node) containerd(socket, cni string, systemd bool) component.Component {
+	pause := pauseImage
+	if n.config.PauseImage != "" {
+		pause = n.config.PauseImage
+	}
+	return node.NewContainerd(node.ContainerdConfig{
+		Root:             n.paths.Containerd(),
+		State:            filepath.Join(config.RuntimeDir, "containerd"),
+		Socket:           socket,
+		ConfigFile:       filepath.Join(n.paths.AgentEtc(), "containerd", "config.toml"),
+		PauseImage:       pause,
+		Snapshotter:      n.snapshotter,
+		Runc:             filepath.Join(n.payload, "bin", "runc"),
+		CNIPlugins:       []string{filepath.Join(n.payload, "bin"), "/opt/cni/bin"},
+		CNIConfig:        cni,
+		RegistryConfig:   filepath.Join(n.paths.AgentEtc(), "containerd", "certs.d"),
+		SystemdCgroups:   systemd,
+		RestrictOOMScore: !n.host.HasCapability(unix.CAP_SYS_RESOURCE),
+		AppArmor:         exists("/sys/module/apparmor/parameters/enabled") && exists("/etc/apparmor.d"),
+	})
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// NeedRoot refuses to run as anybody else.
+func NeedRoot(role string) error {
+	if os.Geteuid() != 0 {
+		return errors.New("a " + role + " needs root: run it with sudo")
+	}
+	return nil
+}
+
+var errNoServer = errors.New("name a server with --server https://HOST:6443")

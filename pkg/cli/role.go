@@ -1,0 +1,112 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/kedge-k8s/kedge/pkg/config"
+	"github.com/kedge-k8s/kedge/pkg/log"
+	"github.com/kedge-k8s/kedge/pkg/payload"
+)
+
+// gcPercent trades a little processor time for memory: the live heap is large
+// and changes little.
+const gcPercent = 50
+
+// process is what a role runs with.
+type process struct {
+	payload string // directory of the unpacked programs and images
+	log     *slog.Logger
+	gate    *log.Gate
+}
+
+// noArguments refuses what is no option.
+func noArguments(c *cli.Context) error {
+	if extra := c.Args().First(); extra != "" {
+		return fmt.Errorf("unexpected argument %q: options begin with --, and %s --help lists them", extra, c.Command.HelpName)
+	}
+	return nil
+}
+
+// runRole prepares this process to be a server or an agent, and runs it until
+// it is told to stop.
+func runRole(c *cli.Context, logging config.Logging, warnings []string, run func(context.Context, process) error) error {
+	root, err := payloadRoot()
+	if err != nil {
+		return err
+	}
+	// kube-proxy, the kubelet and the CNI plugins find nft, runc and each
+	// other here, before anything the machine may have of the same name.
+	if err := os.Setenv("PATH", root+"/bin:"+os.Getenv("PATH")); err != nil {
+		return err
+	}
+	// The kubelet would tell a service manager that it is ready, too early; and
+	// tokens are not for the programs that are started from here.
+	for _, name := range []string{"NOTIFY_SOCKET", "KEDGE_TOKEN", "KEDGE_AGENT_TOKEN"} {
+		if err := os.Unsetenv(name); err != nil {
+			return err
+		}
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	logger, gate, closeLog, err := openLog(logging, c.App.ErrWriter)
+	if err != nil {
+		return err
+	}
+	defer closeLog()
+	for _, warning := range warnings {
+		logger.Warn(warning)
+	}
+
+	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	// After the first signal the second one ends the process at once.
+	context.AfterFunc(ctx, stop)
+	return run(ctx, process{root, logger, gate})
+}
+
+// payloadRoot is where this program's companions are.
+func payloadRoot() (string, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	root, _, err := payload.Current(exe)
+	if err != nil {
+		return "", fmt.Errorf("this is the bare program without its payload: run the kedge file: %w", err)
+	}
+	return root, nil
+}
+
+// openLog makes the process's logger, and sends the libraries' messages
+// through it too.
+func openLog(o config.Logging, fallback io.Writer) (logger *slog.Logger, gate *log.Gate, closeLog func(), err error) {
+	out, closeLog := fallback, func() {}
+	if o.File != "" {
+		file, err := os.OpenFile(o.File, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			return nil, nil, nil, fmt.Errorf("--log: %w", err)
+		}
+		out, closeLog = file, func() { _ = file.Close() }
+	}
+	level := slog.LevelInfo
+	if o.Debug {
+		level = slog.LevelDebug
+	}
+	handler := log.NewHandler(out, level)
+	gate, err = log.Redirect(handler, log.Options{Debug: o.Debug, Verbosity: o.Verbosity, VModule: o.VModule})
+	if err != nil {
+		closeLog()
+		return nil, nil, nil, err
+	}
+	return slog.New(handler), gate, closeLog, nil
+}

@@ -1,0 +1,127 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+
+	"github.com/kedge-k8s/kedge/pkg/config"
+	"github.com/kedge-k8s/kedge/pkg/join"
+	"github.com/kedge-k8s/kedge/pkg/pki"
+	"github.com/kedge-k8s/kedge/pkg/token"
+)
+
+// tokens makes the cluster's own tokens, as a component, and checks those that
+// machines join with.
+type tokens struct {
+	config config.Join
+	paths  config.Paths
+	layout pki.Layout
+
+	server, node token.Token
+	client       kubernetes.Interface // for bootstrap tokens
+}
+
+func newTokens(c config.Join, paths config.Paths, layout pki.Layout) *tokens {
+	return &tokens{config: c, paths: paths, layout: layout}
+}
+
+func (*tokens) Name() string               { return "tokens" }
+func (*tokens) Needs() []string            { return []string{"certificates"} }
+func (*tokens) Stop(context.Context) error { return nil }
+
+// Start makes the tokens that are not configured, and writes all to their files.
+func (t *tokens) Start(context.Context) error {
+	ca, err := os.ReadFile(t.layout.ServerCA().Cert)
+	if err != nil {
+		return err
+	}
+	if t.server, err = ensureToken(ca, token.Server, t.config.Token, t.paths.Token()); err != nil {
+		return fmt.Errorf("the cluster's token: %w", err)
+	}
+	if t.node, err = ensureToken(ca, token.Node, t.config.AgentToken, t.paths.AgentToken()); err != nil {
+		return fmt.Errorf("the agents' token: %w", err)
+	}
+	// The name under which scripts look for it.
+	link := t.paths.NodeToken()
+	if target, err := os.Readlink(link); err == nil && target == "token" {
+		return nil
+	}
+	_ = os.Remove(link)
+	return os.Symlink("token", link)
+}
+
+// ensureToken returns the configured secret as a token, or else the file's, or
+// else a new one. The file holds it afterwards, in its full form.
+func ensureToken(ca []byte, user string, configured config.Secret, path string) (token.Token, error) {
+	secret := token.NewSecret()
+	if configured != "" {
+		given, err := token.Parse(configured.Reveal())
+		if err != nil {
+			return token.Token{}, err
+		}
+		if err := given.VerifyCA(ca); err != nil && !errors.Is(err, token.ErrNoCAHash) {
+			return token.Token{}, err
+		}
+		secret = given.Secret()
+	} else if found, _, err := token.ReadFile(path); err == nil {
+		secret = found.Secret()
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return token.Token{}, err
+	}
+	t, err := token.New(ca, user, secret)
+	if err != nil {
+		return token.Token{}, err
+	}
+	return t, token.WriteFile(path, t)
+}
+
+// Check implements join.Tokens. With a bare secret agents join as nodes,
+// whichever of the two secrets it is.
+func (t *tokens) Check(ctx context.Context, given token.Token) error {
+	if given.BootstrapID != "" {
+		return t.checkBootstrap(ctx, given)
+	}
+	own := t.node.Equal(given) || t.server.Equal(given)
+	if asServer, err := token.New(nil, token.Server, given.Secret()); err == nil && given.User == token.Node {
+		own = t.server.Equal(asServer) || own
+	}
+	if !own {
+		return join.ErrUnknownToken
+	}
+	return nil
+}
+
+// checkBootstrap looks a bootstrap token up:
+// https://kubernetes.io/docs/reference/access-authn-authz/bootstrap-tokens/
+func (t *tokens) checkBootstrap(ctx context.Context, given token.Token) error {
+	secret, err := t.client.CoreV1().Secrets(metav1.NamespaceSystem).Get(ctx, bootstrapapi.BootstrapTokenSecretPrefix+given.BootstrapID, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return fmt.Errorf("bootstrap %w: make one with kedge token create on a server", join.ErrUnknownToken)
+	case err != nil:
+		return err
+	}
+	field := func(key string) string { return string(secret.Data[key]) }
+	stored, err := token.FromBasicAuth(field(bootstrapapi.BootstrapTokenIDKey), field(bootstrapapi.BootstrapTokenSecretKey))
+	if err != nil || secret.Type != corev1.SecretType(bootstrapapi.SecretTypeBootstrapToken) || !stored.Equal(given) ||
+		field(bootstrapapi.BootstrapTokenUsageAuthentication) != "true" {
+		return fmt.Errorf("bootstrap %w", join.ErrUnknownToken)
+	}
+	if expiry := field(bootstrapapi.BootstrapTokenExpirationKey); expiry != "" {
+		end, err := time.Parse(time.RFC3339, expiry)
+		if err != nil || time.Now().After(end) {
+			return fmt.Errorf("bootstrap %w: it expired at %s; make one with kedge token create on a server", join.ErrUnknownToken, expiry)
+		}
+	}
+	return nil
+}

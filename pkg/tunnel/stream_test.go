@@ -1,0 +1,215 @@
+package tunnel
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	mathrand "math/rand/v2"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/net/nettest"
+)
+
+// A log arrives line by line, each as soon as it is written.
+func TestLog(t *testing.T) {
+	r := newRig(t, nil)
+	r.agent("n1", nil)
+	next := make(chan int)
+	conn := r.tunneled(target(t, func(c *net.TCPConn) {
+		for i := range next {
+			fmt.Fprintf(c, "line %d\n", i)
+		}
+	}))
+	log := bufio.NewScanner(conn)
+	for i := range 200 {
+		next <- i
+		if !within(t, "a line", log.Scan) || log.Text() != fmt.Sprintf("line %d", i) {
+			t.Fatalf("line %d is %q, %v", i, log.Text(), log.Err())
+		}
+	}
+	close(next)
+	if within(t, "the log's end", log.Scan) || log.Err() != nil {
+		t.Fatalf("after the last line: %q, %v", log.Text(), log.Err())
+	}
+}
+
+// An exec goes both ways, and what is written right before the end arrives.
+func TestExec(t *testing.T) {
+	r := newRig(t, nil)
+	r.agent("n1", nil)
+	rest := make(chan string, 1)
+	conn := r.tunneled(target(t, func(c *net.TCPConn) {
+		in := bufio.NewReader(c)
+		for {
+			line, err := in.ReadString('\n')
+			if line == "exit\n" {
+				text, _ := io.ReadAll(in)
+				rest <- string(text)
+				return
+			}
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, strings.ToUpper(line))
+		}
+	}))
+	out := bufio.NewReader(conn)
+	for i := range 100 {
+		fmt.Fprintf(conn, "echo %d\n", i)
+		line := within(t, "output", func() string { s, _ := out.ReadString('\n'); return s })
+		if want := fmt.Sprintf("ECHO %d\n", i); line != want {
+			t.Fatalf("got %q, want %q", line, want)
+		}
+	}
+	last := strings.Repeat("z", 100_000)
+	fmt.Fprintf(conn, "exit\n%s", last)
+	_ = conn.Close()
+	if got := within(t, "the end", func() string { return <-rest }); got != last {
+		t.Errorf("of the last %d bytes, %d arrive", len(last), len(got))
+	}
+}
+
+// Many streams of 10 MB in both directions at a time stay intact.
+func TestParallelStreams(t *testing.T) {
+	const streams, size = 16, 10 << 20
+	r := newRig(t, nil)
+	r.agent("n1", nil)
+	address := target(t, echo)
+	var all sync.WaitGroup
+	for i := range streams {
+		conn := r.tunneled(address)
+		all.Go(func() {
+			var seed [32]byte
+			seed[0] = byte(i)
+			var there sync.WaitGroup
+			sent := sha256.New()
+			there.Go(func() {
+				if _, err := io.Copy(conn, io.TeeReader(io.LimitReader(mathrand.NewChaCha8(seed), size), sent)); err != nil {
+					t.Errorf("stream %d: %v", i, err)
+				}
+			})
+			back := sha256.New()
+			_, err := io.CopyN(back, conn, size)
+			there.Wait()
+			if err != nil || !bytes.Equal(sent.Sum(nil), back.Sum(nil)) {
+				t.Errorf("stream %d does not come back as sent: %v", i, err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// Streams that nobody reads, at either side, fill their windows and hold up no
+// other. Their windows together are more than the largest that net/http
+// promises to a connection, 4 MiB.
+func TestSlowReaders(t *testing.T) {
+	const streams = 40
+	r := newRig(t, nil)
+	r.agent("n1", nil)
+	floods, deaf := target(t, flood), silent(t)
+	var filling sync.WaitGroup
+	for range streams {
+		r.tunneled(floods)
+		upload := r.tunneled(deaf)
+		filling.Go(func() {
+			// Until nothing has moved for a while.
+			for err := error(nil); err == nil; {
+				_ = upload.SetWriteDeadline(time.Now().Add(time.Second))
+				_, err = upload.Write(make([]byte, 64<<10))
+			}
+		})
+	}
+	filling.Wait()
+	conn := r.tunneled(target(t, echo))
+	message := bytes.Repeat([]byte("ok"), 1<<20)
+	go func() { _, _ = conn.Write(message) }()
+	got := make([]byte, len(message))
+	_, err := io.ReadFull(conn, got)
+	if err != nil || !bytes.Equal(got, message) {
+		t.Errorf("a stream beside slow ones: %v", err)
+	}
+}
+
+// The target's end of a stream ends it, with what it wrote before.
+func TestTargetEnds(t *testing.T) {
+	r := newRig(t, nil)
+	r.agent("n1", nil)
+	t.Run("in order", func(t *testing.T) {
+		conn := r.tunneled(target(t, func(c *net.TCPConn) { _, _ = c.Write([]byte("all")) }))
+		text, err := io.ReadAll(conn)
+		if string(text) != "all" || err != nil {
+			t.Errorf("read %q, %v", text, err)
+		}
+		within(t, "writing to it", func() any { _, _ = io.CopyN(conn, zeros{}, 1<<20); return nil })
+	})
+	t.Run("by a reset", func(t *testing.T) {
+		conn := r.tunneled(target(t, func(c *net.TCPConn) {
+			_, _ = c.Write([]byte("part"))
+			_, _ = c.Read(make([]byte, 1))
+			_ = c.SetLinger(0)
+		}))
+		if _, err := io.ReadFull(conn, make([]byte, 4)); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = conn.Write([]byte("x"))
+		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("a reset is read as %v", err)
+		}
+	})
+	t.Run("while the caller still writes", func(t *testing.T) {
+		conn := r.tunneled(target(t, func(c *net.TCPConn) {
+			_, _ = c.Read(make([]byte, 1))
+			_, _ = io.CopyN(c, zeros{}, 256<<10) // which a window holds
+		}))
+		within(t, "writing without reading", func() any { _, _ = io.CopyN(conn, zeros{}, 16<<20); return nil })
+	})
+}
+
+// A stream behaves as a network connection: deadlines, closing, concurrent use.
+func TestConn(t *testing.T) {
+	r := newRig(t, nil)
+	r.agent("n1", nil)
+	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+		accepted := make(chan net.Conn, 1)
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		go func() { c, _ := l.Accept(); accepted <- c }()
+		if c1, err = r.dial(l.Addr().String()); err != nil {
+			return nil, nil, nil, err
+		}
+		c2 = <-accepted
+		return c1, c2, func() { _ = c1.Close(); _ = c2.Close(); _ = l.Close() }, nil
+	})
+}
+
+func TestClosedStream(t *testing.T) {
+	r := newRig(t, nil)
+	r.agent("n1", nil)
+	address := target(t, sink)
+	conn := r.tunneled(address)
+	if got := conn.RemoteAddr().String(); got != address {
+		t.Errorf("the remote address is %s, not %s", got, address)
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(time.Millisecond))
+	if _, err := conn.Read(make([]byte, 1)); !isTimeout(err) || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("past the deadline: %v", err)
+	}
+	_ = conn.Close()
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("read of a closed stream: %v", err)
+	}
+	if _, err := conn.Write(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("write to a closed stream: %v", err)
+	}
+}
