@@ -45,13 +45,14 @@ func run() error {
 	env := append(slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, launcherEnv+"=")
 	}), launcherEnv+"="+name)
+	argv, env := hideSecrets(os.Args, env)
 
 	dirs, err := dataDirs(config.DataDir(arguments(os.Args), os.Environ()))
 	if err != nil {
 		return err
 	}
 	for i, dir := range dirs {
-		err := start(payload.Dir(dir, file.ID()), env)
+		err := start(payload.Dir(dir, file.ID()), argv, env)
 		if last := i == len(dirs)-1; last && !unpackable(err) {
 			return err
 		}
@@ -60,7 +61,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	return execute(root, env)
+	return execute(root, argv, env)
 }
 
 // arguments are those in which Kedge's own options may stand. A command line
@@ -92,18 +93,18 @@ func dataDirs(dataDir string) ([]string, error) {
 
 // start runs the program of the payload at root, unless that isn't there or is
 // being removed. It returns only if it fails.
-func start(root string, env []string) error {
+func start(root string, argv, env []string) error {
 	if err := payload.Hold(root); err != nil {
 		return err
 	}
-	return execute(root, env)
+	return execute(root, argv, env)
 }
 
 // execute replaces this process by the program of the payload at root, which is
 // held. It returns only if that fails.
-func execute(root string, env []string) error {
+func execute(root string, argv, env []string) error {
 	program := filepath.Join(root, payload.Program)
-	err := syscall.Exec(program, os.Args, env) //nolint:gosec // that is its job
+	err := syscall.Exec(program, argv, env) //nolint:gosec // that is its job
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		if noexec := payload.CheckExec(root); noexec != nil {

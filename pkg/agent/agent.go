@@ -46,8 +46,9 @@ type Agent struct {
 
 // New makes an agent that takes its programs and images from the payload
 // directory, logs to log, and says to out what a person wants to know.
-func New(c *config.Agent, payload string, log *slog.Logger, gate Gate, out io.Writer) *Agent {
-	return &Agent{config: c, log: log, gate: gate, out: out, node: NewNode(c.Node, c.Paths, payload, log)}
+func New(c *config.Agent, payload string, log *slog.Logger, gate Gate, out io.Writer) (*Agent, error) {
+	n, err := NewNode(c.Node, c.Paths, payload, log)
+	return &Agent{config: c, log: log, gate: gate, out: out, node: n}, err
 }
 
 // Run joins the cluster, runs the node, and returns when ctx ends or a part of

@@ -3,13 +3,17 @@ package agent
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -40,12 +44,43 @@ type Node struct {
 	addresses []netip.Addr // one for each IP family of the cluster, the primary first
 	// snapshotter is the configured one, or what this machine can do.
 	snapshotter string
+	id          string // in the node's name; empty: none
 	network     *node.Network
 }
 
 // NewNode makes the node that a configuration describes.
-func NewNode(c config.Node, paths config.Paths, payload string, log *slog.Logger) *Node {
-	return &Node{config: c, paths: paths, payload: payload, log: log, snapshotter: c.Snapshotter}
+func NewNode(c config.Node, paths config.Paths, payload string, log *slog.Logger) (*Node, error) {
+	n := &Node{config: c, paths: paths, payload: payload, log: log, snapshotter: c.Snapshotter}
+	if !c.WithID {
+		return n, nil
+	}
+	var err error
+	if n.id, err = nodeID(); err != nil {
+		return nil, err
+	}
+	n.config.Name += "-" + n.id
+	if len(n.config.Name) > maxName {
+		return nil, fmt.Errorf("--with-node-id: %s is longer than %d characters: give a shorter --node-name", n.config.Name, maxName)
+	}
+	return n, nil
+}
+
+// maxName is the length that fits the label kubernetes.io/hostname.
+const maxName = 63
+
+// idFile keeps the id of --with-node-id.
+var idFile = filepath.Join(filepath.Dir(config.NodePasswordFile), "id")
+
+// nodeID is the machine's id in its node's name, or a new one that Prepare keeps.
+func nodeID() (string, error) {
+	content, err := os.ReadFile(idFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return strings.ToLower(rand.Text()[:8]), nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("--with-node-id: %w", err)
+	}
+	return strings.TrimSpace(string(content)), nil
 }
 
 // Name is the node's name in the cluster.
@@ -147,6 +182,14 @@ func (n *Node) Prepare() error {
 	if err := os.MkdirAll(config.RuntimeDir, 0o755); err != nil {
 		return err
 	}
+	if n.id != "" {
+		if err := os.MkdirAll(filepath.Dir(idFile), 0o700); err != nil {
+			return err
+		}
+		if _, err := atomicfile.Update(idFile, []byte(n.id+"\n"), 0o600); err != nil {
+			return err
+		}
+	}
 	return n.writeResolvConf()
 }
 
@@ -186,6 +229,19 @@ func (n *Node) ServingNames() join.Names {
 		names.IPs = append(names.IPs, net.IP(address.AsSlice()))
 	}
 	return names
+}
+
+// annotations are what the node says of itself.
+func (n *Node) annotations() map[string]string {
+	external := make([]string, len(n.config.ExternalIPs))
+	for i, address := range n.config.ExternalIPs {
+		external[i] = address.String()
+	}
+	return map[string]string{
+		join.ExternalIPAnnotation:  strings.Join(external, ","),
+		join.InternalDNSAnnotation: strings.Join(n.config.InternalDNS, ","),
+		join.ExternalDNSAnnotation: strings.Join(n.config.ExternalDNS, ","),
+	}
 }
 
 // Credentials are the files that a node's parts are known by, and know others by.
@@ -244,7 +300,7 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 		CNIConfig:    cni,
 		Log:          n.log,
 	})
-	components := []component.Component{kubelet, n.network}
+	components := []component.Component{kubelet, n.network, node.NewAnnotations(n.config.Name, s.Credentials.Agent, n.annotations(), n.log)}
 	if n.config.RuntimeEndpoint == "" {
 		components = append(components, n.containerd(socket, cni, systemd),
 			node.NewImages(filepath.Join(n.payload, "images"), socket, n.snapshotter, n.log))

@@ -41,6 +41,10 @@ func runAgent(c *cli.Context) error {
 		return err
 	}
 	return runRole(c, cfg.Logging, cfg.Warnings, func(ctx context.Context, p process) error {
-		return agent.New(cfg, p.payload, p.log, p.gate, c.App.Writer).Run(ctx)
+		role, err := agent.New(cfg, p.payload, p.log, p.gate, c.App.Writer)
+		if err != nil {
+			return err
+		}
+		return role.Run(ctx)
 	})
 }

@@ -72,6 +72,10 @@ func runServer(c *cli.Context) error {
 		return err
 	}
 	return runRole(c, cfg.Logging, cfg.Warnings, func(ctx context.Context, p process) error {
-		return server.New(cfg, p.payload, p.log, p.gate, c.App.Writer).Run(ctx)
+		role, err := server.New(cfg, p.payload, p.log, p.gate, c.App.Writer)
+		if err != nil {
+			return err
+		}
+		return role.Run(ctx)
 	})
 }

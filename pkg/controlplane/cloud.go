@@ -2,12 +2,14 @@ package controlplane
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
 	cloudprovider "k8s.io/cloud-provider"
 	cloudproviderapi "k8s.io/cloud-provider/api"
@@ -15,6 +17,7 @@ import (
 	controllersmetrics "k8s.io/component-base/metrics/prometheus/controllers"
 
 	"github.com/kedge-k8s/kedge/pkg/component"
+	"github.com/kedge-k8s/kedge/pkg/join"
 	"github.com/kedge-k8s/kedge/pkg/pki"
 )
 
@@ -24,8 +27,8 @@ const providerName = "kedge"
 // controlPlaneRole is the label that kubectl shows as the role control-plane.
 const controlPlaneRole = "node-role.kubernetes.io/control-plane"
 
-// addressRefresh is how often node addresses are compared; a change of a node
-// object is acted on at once.
+// addressRefresh is how often node addresses are compared; what a node says
+// anew of itself is acted on at once.
 const addressRefresh = 5 * time.Minute
 
 // CloudController runs upstream's cloud node controller with Kedge's own
@@ -61,7 +64,34 @@ func (c *CloudController) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	refresh := make(chan struct{}, 1)
+	_, err = factory.Core().V1().Nodes().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		UpdateFunc: func(old, now any) {
+			before, okBefore := old.(*v1.Node)
+			after, okAfter := now.(*v1.Node)
+			if okBefore && okAfter && saysOther(before, after) {
+				select {
+				case refresh <- struct{}{}:
+				default:
+				}
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
 	c.run.Run(func(ctx context.Context) error {
+		go func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-refresh:
+					// What fails here is done at the next regular refresh.
+					_ = controller.UpdateNodeStatus(ctx)
+				}
+			}
+		}()
 		factory.Start(ctx.Done())
 		defer factory.Shutdown()
 		controller.RunWithContext(ctx, controllersmetrics.NewControllerManagerMetrics("cloud-controller"))
@@ -72,6 +102,27 @@ func (c *CloudController) Start(ctx context.Context) error {
 
 func (c *CloudController) Stop(ctx context.Context) error { return c.run.Stop(ctx) }
 func (c *CloudController) Failed() <-chan error           { return c.run.Failed() }
+
+// saidAddress is an annotation and the kind of addresses in it.
+type saidAddress struct {
+	annotation string
+	kind       v1.NodeAddressType
+}
+
+// saidAddresses are the annotations in which nodes say what they are reached as.
+var saidAddresses = []saidAddress{
+	{cloudproviderapi.AnnotationAlphaProvidedIPAddr, v1.NodeInternalIP},
+	{join.ExternalIPAnnotation, v1.NodeExternalIP},
+	{join.InternalDNSAnnotation, v1.NodeInternalDNS},
+	{join.ExternalDNSAnnotation, v1.NodeExternalDNS},
+}
+
+// saysOther tells whether a node says other addresses of itself than before.
+func saysOther(old, now *v1.Node) bool {
+	return slices.ContainsFunc(saidAddresses, func(s saidAddress) bool {
+		return old.Annotations[s.annotation] != now.Annotations[s.annotation]
+	})
+}
 
 // provider is the cloud of machines that Kedge runs on: it knows nodes by
 // what they say of themselves.
@@ -108,9 +159,11 @@ func (p provider) InstanceMetadata(_ context.Context, n *v1.Node) (*cloudprovide
 			hostname = a.Address
 		}
 	}
-	for ip := range strings.SplitSeq(n.Annotations[cloudproviderapi.AnnotationAlphaProvidedIPAddr], ",") {
-		if ip != "" {
-			metadata.NodeAddresses = append(metadata.NodeAddresses, v1.NodeAddress{Type: v1.NodeInternalIP, Address: ip})
+	for _, said := range saidAddresses {
+		for address := range strings.SplitSeq(n.Annotations[said.annotation], ",") {
+			if address != "" {
+				metadata.NodeAddresses = append(metadata.NodeAddresses, v1.NodeAddress{Type: said.kind, Address: address})
+			}
 		}
 	}
 	metadata.NodeAddresses = append(metadata.NodeAddresses, v1.NodeAddress{Type: v1.NodeHostName, Address: hostname})

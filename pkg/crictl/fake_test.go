@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -412,15 +411,9 @@ func (programs) PortForward(_ context.Context, pod string, port int32, stream io
 	return err
 }
 
-// sortedCalls are the calls that changed something.
-func (f *fakeRuntime) sortedCalls() []string {
+// changes are the calls that changed something, in their order.
+func (f *fakeRuntime) changes() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.Sorted(maps.Keys(maps.Collect(func(yield func(string, bool) bool) {
-		for _, call := range f.calls {
-			if !yield(call, true) {
-				return
-			}
-		}
-	})))
+	return strings.Join(f.calls, ", ")
 }

@@ -73,6 +73,14 @@ const (
 // AgentUser is the user of Kedge's own parts on a node.
 func AgentUser(node string) string { return agentUserPrefix + node }
 
+// Annotations with which a node says of itself what its kubelet can't, for the
+// cloud provider. Values are lists with commas.
+const (
+	ExternalIPAnnotation  = "kedge.io/external-ip"
+	InternalDNSAnnotation = "kedge.io/internal-dns"
+	ExternalDNSAnnotation = "kedge.io/external-dns"
+)
+
 // certificatesRequest asks for a node's certificates.
 type certificatesRequest struct {
 	Node string `json:"node"`

@@ -137,8 +137,13 @@ func (k *kubeHandler) writeKlog(data []byte) {
 }
 
 // harmlessParts are of messages that Kubernetes logs as errors although all is
-// well: the end of each exec, and the last look at a deleted pod's volumes.
+// well: the end of each exec, the last look at a deleted pod's volumes,
+// kube-proxy's first look for what an earlier run may have left, and the second
+// pod range for a new node that its controller tries when its cache lags.
 var harmlessParts = [][]byte{
+	[]byte("list table ip kube-proxy"),
+	[]byte("list table ip6 kube-proxy"),
+	[]byte("may specify no more than one CIDR for each IP family"),
 	[]byte("use of closed network connection"),
 	[]byte("no relationship found between node"),
 }

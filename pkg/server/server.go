@@ -23,7 +23,6 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/controlplane"
 	"github.com/kedge-k8s/kedge/pkg/datadir"
 	"github.com/kedge-k8s/kedge/pkg/datastore"
-	"github.com/kedge-k8s/kedge/pkg/hostcheck"
 	"github.com/kedge-k8s/kedge/pkg/join"
 	"github.com/kedge-k8s/kedge/pkg/pki"
 	"github.com/kedge-k8s/kedge/pkg/tunnel"
@@ -35,13 +34,10 @@ const stopLimit = 9 * time.Second
 
 // Server is one server, from its configuration to its end.
 type Server struct {
-	config  *config.Server
-	payload string // directory of the unpacked programs and images
-	log     *slog.Logger
-	gate    Gate
-	out     io.Writer // for the person who started it
-	host    hostcheck.Host
-
+	config *config.Server
+	log    *slog.Logger
+	gate   Gate
+	out    io.Writer // for the person who started it
 	layout pki.Layout
 	node   *agent.Node
 }
@@ -56,12 +52,9 @@ type Gate interface {
 
 // New makes a server that takes its programs and images from the payload
 // directory, logs to log, and says to out what a person wants to know.
-func New(c *config.Server, payload string, log *slog.Logger, gate Gate, out io.Writer) *Server {
-	return &Server{
-		config: c, payload: payload, log: log, gate: gate, out: out,
-		layout: pki.NewLayout(c.Paths.Server()),
-		node:   agent.NewNode(c.Node, c.Paths, payload, log),
-	}
+func New(c *config.Server, payload string, log *slog.Logger, gate Gate, out io.Writer) (*Server, error) {
+	n, err := agent.NewNode(c.Node, c.Paths, payload, log)
+	return &Server{config: c, log: log, gate: gate, out: out, layout: pki.NewLayout(c.Paths.Server()), node: n}, err
 }
 
 // Run starts the server and returns when ctx ends or a part of it fails for
@@ -181,7 +174,7 @@ func (s *Server) components() ([]component.Component, error) {
 		components = append(components, scheduler)
 	}
 	if external {
-		components = append(components, controlplane.NewCloudController(s.layout, c.Node.Name))
+		components = append(components, controlplane.NewCloudController(s.layout, s.node.Name()))
 	}
 	if !c.DisableAgent {
 		parts, err := s.node.Components(agent.Setup{

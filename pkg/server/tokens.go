@@ -107,7 +107,7 @@ func (t *tokens) checkBootstrap(ctx context.Context, given token.Token) error {
 	secret, err := t.client.CoreV1().Secrets(metav1.NamespaceSystem).Get(ctx, bootstrapapi.BootstrapTokenSecretPrefix+given.BootstrapID, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		return fmt.Errorf("bootstrap %w: make one with kedge token create on a server", join.ErrUnknownToken)
+		return fmt.Errorf("%w: make one with kedge token create on a server", join.ErrUnknownToken)
 	case err != nil:
 		return err
 	}
@@ -115,12 +115,12 @@ func (t *tokens) checkBootstrap(ctx context.Context, given token.Token) error {
 	stored, err := token.FromBasicAuth(field(bootstrapapi.BootstrapTokenIDKey), field(bootstrapapi.BootstrapTokenSecretKey))
 	if err != nil || secret.Type != corev1.SecretType(bootstrapapi.SecretTypeBootstrapToken) || !stored.Equal(given) ||
 		field(bootstrapapi.BootstrapTokenUsageAuthentication) != "true" {
-		return fmt.Errorf("bootstrap %w", join.ErrUnknownToken)
+		return join.ErrUnknownToken
 	}
 	if expiry := field(bootstrapapi.BootstrapTokenExpirationKey); expiry != "" {
 		end, err := time.Parse(time.RFC3339, expiry)
 		if err != nil || time.Now().After(end) {
-			return fmt.Errorf("bootstrap %w: it expired at %s; make one with kedge token create on a server", join.ErrUnknownToken, expiry)
+			return fmt.Errorf("%w: it expired at %s; make one with kedge token create on a server", join.ErrUnknownToken, expiry)
 		}
 	}
 	return nil

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"slices"
+	"strings"
+)
+
+// secretOptions are the options whose values are not for everybody's eyes, and
+// the environment variables that say the same.
+var secretOptions = map[string]string{
+	"token":       "KEDGE_TOKEN",
+	"t":           "KEDGE_TOKEN",
+	"agent-token": "KEDGE_AGENT_TOKEN",
+}
+
+// hideSecrets moves tokens from a role's command line, which every user can
+// read as long as the process runs, to its environment, which only root can.
+func hideSecrets(argv, env []string) (visible, hidden []string) {
+	if len(argv) < 2 || !slices.Contains([]string{"server", "agent"}, argv[1]) {
+		return argv, env
+	}
+	visible = argv[:2:2]
+	for i := 2; i < len(argv); i++ {
+		name, value, joined := strings.Cut(argv[i], "=")
+		variable, secret := secretOptions[strings.TrimPrefix(strings.TrimPrefix(name, "-"), "-")]
+		if !secret || !strings.HasPrefix(name, "-") || !joined && i+1 == len(argv) {
+			visible = append(visible, argv[i])
+			continue
+		}
+		if !joined {
+			i++
+			value = argv[i]
+		}
+		env = slices.DeleteFunc(env, func(v string) bool { return strings.HasPrefix(v, variable+"=") })
+		env = append(env, variable+"="+value)
+	}
+	return visible, env
+}
