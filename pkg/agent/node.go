@@ -20,6 +20,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/atomicfile"
 	"github.com/kedge-k8s/kedge/pkg/component"
 	"github.com/kedge-k8s/kedge/pkg/config"
+	"github.com/kedge-k8s/kedge/pkg/flannel"
 	"github.com/kedge-k8s/kedge/pkg/hostcheck"
 	"github.com/kedge-k8s/kedge/pkg/join"
 	"github.com/kedge-k8s/kedge/pkg/node"
@@ -45,7 +46,7 @@ type Node struct {
 	// snapshotter is the configured one, or what this machine can do.
 	snapshotter string
 	id          string // in the node's name; empty: none
-	network     *node.Network
+	network     *flannel.Network
 }
 
 // NewNode makes the node that a configuration describes.
@@ -293,11 +294,18 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 	if err != nil {
 		return nil, err
 	}
-	n.network = node.NewNetwork(node.NetworkConfig{
+	n.network = flannel.New(flannel.Config{
 		NodeName:     n.config.Name,
+		NodeIPs:      n.addresses,
 		ClusterCIDRs: s.Cluster.ClusterCIDRs,
 		Kubeconfig:   s.Credentials.Agent,
 		CNIConfig:    cni,
+		Backend:      s.Cluster.FlannelBackend,
+		Iface:        n.config.FlannelIface,
+		Conf:         n.config.FlannelConf,
+		CNIConf:      n.config.FlannelCNIConf,
+		ExternalIP:   s.Cluster.FlannelExternalIP,
+		IPv6Masq:     s.Cluster.FlannelIPv6Masq,
 		Log:          n.log,
 	})
 	components := []component.Component{kubelet, n.network, node.NewAnnotations(n.config.Name, s.Credentials.Agent, n.annotations(), n.log)}

@@ -136,11 +136,29 @@ func crictl(t *testing.T, socket string, args ...string) result {
 func crictlIn(t *testing.T, socket, input string, args ...string) result {
 	t.Helper()
 	isolate(t)
-	var out, errOut bytes.Buffer
+	var out, errOut lockedBuffer
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	code := Run(ctx, append([]string{"--config", os.DevNull, "--runtime-endpoint", socket}, args...), strings.NewReader(input), &out, &errOut)
 	return result{out.String(), errOut.String(), code}
+}
+
+// lockedBuffer holds what is still written when a stream has been given up.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(text []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(text)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }
 
 func isolate(t *testing.T) {

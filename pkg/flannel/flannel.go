@@ -92,7 +92,19 @@ func New(c Config) *Network {
 	if c.Backend == "" {
 		c.Backend = VXLAN
 	}
-	return &Network{config: c, addresses: c.NodeIPs, wake: make(chan struct{}, 1)}
+	return &Network{
+		config:    c,
+		nodes:     newNodes(c.NodeName, familiesOf(c.ClusterCIDRs)),
+		addresses: c.NodeIPs,
+		wake:      make(chan struct{}, 1),
+	}
+}
+
+// PodCIDRs are the ranges of the pods on this node; none before they are known,
+// and with backend none.
+func (n *Network) PodCIDRs() []netip.Prefix {
+	view, _ := n.nodes.view()
+	return view.self.list()
 }
 
 func (*Network) Name() string    { return "network" }
@@ -122,7 +134,6 @@ func (n *Network) Start(ctx context.Context) error {
 		return err
 	}
 	n.client = client.Nodes()
-	n.nodes = newNodes(n.config.NodeName, familiesOf(n.config.ClusterCIDRs))
 
 	var run context.Context
 	run, n.cancel = context.WithCancel(context.Background())

@@ -452,7 +452,7 @@ func TestNetworks(t *testing.T) {
 	one.reaches("10.42.101.1", "10.42.102.1", "10.42.101.1")
 
 	// A node gets another address.
-	two.sh("ip address add 198.18.0.77/24 dev eth0; ip address delete " + two.Address.String() + "/24 dev eth0")
+	two.sh("ip address delete " + two.Address.String() + "/24 dev eth0; ip address add 198.18.0.77/24 dev eth0")
 	two.network.tell("addresses 198.18.0.77")
 	one.reaches("10.42.101.1", "10.42.102.1", "10.42.101.1")
 	if got := c.annotation(two, "public-ip"); got != "198.18.0.77" {

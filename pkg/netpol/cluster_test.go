@@ -66,7 +66,7 @@ func (w *world) set(np *networkingv1.NetworkPolicy) {
 
 // parsePolicies reads specs: the name, which may have a namespace, in a line
 // with ":" and the spec after it.
-func parsePolicies(t *testing.T, text string) []*networkingv1.NetworkPolicy {
+func parsePolicies(t testing.TB, text string) []*networkingv1.NetworkPolicy {
 	t.Helper()
 	var specs map[string]networkingv1.NetworkPolicySpec
 	if err := yaml.UnmarshalStrict([]byte(text), &specs); err != nil {

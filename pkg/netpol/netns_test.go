@@ -19,7 +19,7 @@ import (
 // netns is a network namespace, which exists as long as the file is open.
 type netns struct{ file *os.File }
 
-func newNetns(t *testing.T) netns {
+func newNetns(t testing.TB) netns {
 	t.Helper()
 	var ns netns
 	err := onThread(func() error {
@@ -65,7 +65,7 @@ func (ns netns) in(f func() error) error {
 	})
 }
 
-func (ns netns) do(t *testing.T, f func() error) {
+func (ns netns) do(t testing.TB, f func() error) {
 	t.Helper()
 	if err := ns.in(f); err != nil {
 		t.Fatal(err)

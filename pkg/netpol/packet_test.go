@@ -704,3 +704,77 @@ func TestPacketsOfLinkLocalAddresses(t *testing.T) {
 	l.eventually("refusal of a link-local address", func() bool { return !reaches() })
 	l.expect("v/a v/b:80", "v/a u/a:80") // neighbours are still found
 }
+
+// Nothing that is forbidden passes while the table is changed or made anew.
+func TestPacketsNeverOpen(t *testing.T) {
+	l := newLab(t)
+	server := l.hosts["u/a"]
+	var socket net.PacketConn
+	server.do(t, func() (err error) {
+		socket, err = net.ListenPacket("udp", netip.AddrPortFrom(server.addrs[ip4], 9000).String())
+		return err
+	})
+	conn, err := l.hosts["v/a"].dial("udp", netip.AddrPortFrom(server.addrs[ip4], 9000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write([]byte("before")); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := socket.ReadFrom(make([]byte, 100)); err != nil {
+		t.Fatalf("the way is closed without a policy: %v", err)
+	}
+
+	w := newWorld(t)
+	w.cluster.setPod(podOf(podObject("u", "a", server.addrs), "node"))
+	w.apply("u/p: {podSelector: {}}")
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer func() { _, _ = conn.Close(), socket.Close() }()
+	defer cancel()
+	l.node.do(t, func() error {
+		nft, err := knftables.New(knftables.InetFamily, TableName)
+		if err != nil {
+			return err
+		}
+		rules, _ := w.cluster.next()
+		tx := nft.NewTransaction()
+		rebuild(tx, rules)
+		if err := nft.Run(ctx, tx); err != nil {
+			return err
+		}
+		running.Go(func() {
+			for ctx.Err() == nil {
+				_, _ = conn.Write([]byte("after"))
+			}
+		})
+		running.Go(func() {
+			for {
+				if _, _, err := socket.ReadFrom(make([]byte, 100)); err != nil {
+					return
+				}
+				t.Error("a packet passed")
+			}
+		})
+		for i := range 100 {
+			// Policies that refuse it all the same, in ever new chains and sets.
+			w.apply(fmt.Sprintf("u/p%d: {podSelector: {}, ingress: [{from: [{podSelector: {matchLabels: {pod: p%[1]d}}}]}]}", i%3))
+			if i%3 == 2 {
+				w.cluster.deletePolicy(key{"u", fmt.Sprint("p", (i+1)%3)})
+			}
+			to, changes := w.cluster.next()
+			tx := nft.NewTransaction()
+			if i%2 == 0 {
+				rebuild(tx, to)
+			} else {
+				update(tx, rules, to, changes)
+			}
+			if err := nft.Run(ctx, tx); err != nil {
+				return err
+			}
+			rules = to
+		}
+		return nil
+	})
+}

@@ -76,7 +76,7 @@ func (a *Annotations) patch(ctx context.Context, client kubernetes.Interface) er
 	if len(patch) == 0 {
 		return nil
 	}
-	data, err := json.Marshal(object{"metadata": object{"annotations": patch}})
+	data, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": patch}})
 	if err != nil {
 		return err
 	}

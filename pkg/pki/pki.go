@@ -144,18 +144,29 @@ func createCA(files KeyPair, commonName string) (*CA, error) {
 // that is there is kept while it is from this CA, says the same and is not
 // near its end.
 func (ca *CA) EnsureCertificate(files KeyPair, req Request) error {
+	_, err := ca.Update(files, req)
+	return err
+}
+
+// Update is EnsureCertificate, and reports whether it issued a certificate. The
+// key stays the same, so that readers never find one that is not the
+// certificate's.
+func (ca *CA) Update(files KeyPair, req Request) (issued bool, err error) {
+	if err := Settle(files); err != nil {
+		return false, err
+	}
 	if ca.stillGood(files, req) {
-		return nil
+		return false, nil
 	}
 	key, err := EnsureKey(files.Key)
 	if err != nil {
-		return err
+		return false, err
 	}
 	chain, err := ca.Sign(req, key.Public())
 	if err != nil {
-		return err
+		return false, err
 	}
-	return atomicfile.Write(files.Cert, chain, keyMode)
+	return true, atomicfile.Write(files.Cert, chain, keyMode)
 }
 
 // Sign returns the PEM of a certificate for req and public, followed by the
@@ -200,11 +211,8 @@ func (ca *CA) stillGood(files KeyPair, req Request) bool {
 	if err != nil || !samePublicKey(cert.PublicKey, key.Public()) {
 		return false
 	}
-	return time.Now().After(cert.NotBefore) && !NearEnd(cert) && req.matches(cert)
+	return time.Now().After(cert.NotBefore) && !Due(cert, ca.Certificate) && req.matches(cert)
 }
-
-// NearEnd says whether a certificate should be replaced.
-func NearEnd(cert *x509.Certificate) bool { return time.Now().Add(renewBefore).After(cert.NotAfter) }
 
 func (r Request) serving() bool { return len(r.DNSNames) > 0 || len(r.IPs) > 0 }
 
@@ -230,26 +238,32 @@ func LoadOrNewKey(path string) (crypto.Signer, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return key, err
 	}
-	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	return NewKey()
 }
+
+// NewKey makes a private key.
+func NewKey() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 
 // WriteKey keeps a key at path, unless a key is there already.
 func WriteKey(path string, key crypto.Signer) error {
 	if _, err := os.Stat(path); err == nil {
 		return nil
 	}
-	kind, der, err := "PRIVATE KEY", []byte(nil), error(nil)
+	text, err := encodeKey(key)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return atomicfile.Write(path, text, keyMode)
+}
+
+func encodeKey(key crypto.Signer) ([]byte, error) {
 	if own, ok := key.(*ecdsa.PrivateKey); ok {
 		// The one form in which Kubernetes takes a private key for a public one.
-		kind = "EC PRIVATE KEY"
-		der, err = x509.MarshalECPrivateKey(own)
-	} else {
-		der, err = x509.MarshalPKCS8PrivateKey(key)
+		der, err := x509.MarshalECPrivateKey(own)
+		return encodePEM("EC PRIVATE KEY", der), err
 	}
-	if err != nil {
-		return err
-	}
-	return atomicfile.Write(path, encodePEM(kind, der), keyMode)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	return encodePEM("PRIVATE KEY", der), err
 }
 
 func loadKey(path string) (crypto.Signer, error) {

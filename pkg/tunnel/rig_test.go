@@ -172,7 +172,7 @@ func (r *rig) start() {
 
 func (r *rig) stop() {
 	_ = r.http.Close()
-	r.Server.Close()
+	r.Close()
 }
 
 // agent is a Client that runs.
@@ -192,9 +192,10 @@ func (r *rig) tls(node string) func() (*tls.Config, error) {
 
 func anything(a netip.AddrPort) (netip.AddrPort, bool) { return a, true }
 
-// agent runs a Client that is connected.
-func (r *rig) agent(node string, change func(*ClientOptions)) *agent {
+// agent runs a Client of node n1 that is connected.
+func (r *rig) agent(change func(*ClientOptions)) *agent {
 	r.t.Helper()
+	const node = "n1"
 	log := &lines{}
 	o := ClientOptions{TLS: r.tls(node), Allow: anything, Log: slog.New(slog.NewTextHandler(log, nil)), timing: r.timing}
 	if change != nil {
@@ -394,6 +395,18 @@ func (w *wire) over(o *ClientOptions) {
 	o.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, w.address)
 	}
+}
+
+type result[T any] struct {
+	v   T
+	err error
+}
+
+// within2 is within for two results.
+func within2[T any](t *testing.T, what string, f func() (T, error)) (T, error) {
+	t.Helper()
+	r := within(t, what, func() result[T] { v, err := f(); return result[T]{v, err} })
+	return r.v, r.err
 }
 
 func isTimeout(err error) bool {

@@ -85,9 +85,9 @@ func (s *session) dial(ctx context.Context, target netip.AddrPort) (net.Conn, er
 		}
 		return nil, fmt.Errorf("connect to %s through the tunnel of node %s: %w", target, s.node, err)
 	}
-	st := &stream{Conn: local, node: s.node, target: target}
-	go st.download(response.Body, remote, s.timing.linger, cancel)
-	return st, nil
+	opened := &stream{Conn: local, node: s.node, target: target, linger: s.timing.linger, cancel: cancel}
+	go opened.download(response.Body, remote)
+	return opened, nil
 }
 
 // answer is what an agent says that does not connect.

@@ -20,6 +20,9 @@ type stream struct {
 	net.Conn
 	node   string
 	target netip.AddrPort
+	linger time.Duration
+	cancel context.CancelFunc // ends it in the tunnel
+	closed sync.Once
 	broken atomic.Pointer[brokenError]
 }
 
@@ -66,23 +69,28 @@ func (s *stream) explain(err error) error {
 func (s *stream) LocalAddr() net.Addr  { return &net.TCPAddr{} }
 func (s *stream) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(s.target) }
 
+// Close has the target told that nothing more comes. What was written before is
+// still on its way, so the target is given time to end the stream.
+func (s *stream) Close() (err error) {
+	s.closed.Do(func() {
+		err = s.Conn.Close()
+		time.AfterFunc(s.linger, s.cancel)
+	})
+	return err
+}
+
 // download copies what comes out of the tunnel to the caller, and ends the
-// stream when either is at its end.
-func (s *stream) download(body io.ReadCloser, pipe net.Conn, linger time.Duration, cancel context.CancelFunc) {
+// stream when the target has, or the tunnel.
+func (s *stream) download(body io.ReadCloser, pipe net.Conn) {
 	_, err := io.Copy(pipe, body)
 	switch {
-	case errors.Is(err, io.ErrClosedPipe):
-		// The caller is gone. What it wrote is still on its way, and the
-		// target ends the stream when it has it all.
-		timer := time.AfterFunc(linger, cancel)
+	case errors.Is(err, io.ErrClosedPipe): // by Close
 		_, _ = io.Copy(io.Discard, body)
-		timer.Stop()
 	case err != nil:
 		s.broken.Store(&brokenError{node: s.node, target: s.target, cause: err})
 	}
-	// The pipe goes first: HTTP/2 may be reading from it.
 	_ = pipe.Close()
-	cancel()
+	s.cancel()
 	_ = body.Close()
 }
 

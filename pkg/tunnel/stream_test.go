@@ -22,7 +22,7 @@ import (
 // A log arrives line by line, each as soon as it is written.
 func TestLog(t *testing.T) {
 	r := newRig(t, nil)
-	r.agent("n1", nil)
+	r.agent(nil)
 	next := make(chan int)
 	conn := r.tunneled(target(t, func(c *net.TCPConn) {
 		for i := range next {
@@ -45,13 +45,15 @@ func TestLog(t *testing.T) {
 // An exec goes both ways, and what is written right before the end arrives.
 func TestExec(t *testing.T) {
 	r := newRig(t, nil)
-	r.agent("n1", nil)
-	rest := make(chan string, 1)
+	r.agent(nil)
+	rest, closed := make(chan string, 1), make(chan struct{})
 	conn := r.tunneled(target(t, func(c *net.TCPConn) {
 		in := bufio.NewReader(c)
 		for {
 			line, err := in.ReadString('\n')
 			if line == "exit\n" {
+				go func() { _, _ = io.Copy(c, zeros{}) }() // it has something to say, too
+				<-closed
 				text, _ := io.ReadAll(in)
 				rest <- string(text)
 				return
@@ -72,7 +74,9 @@ func TestExec(t *testing.T) {
 	}
 	last := strings.Repeat("z", 100_000)
 	fmt.Fprintf(conn, "exit\n%s", last)
+	_, _ = io.CopyN(io.Discard, conn, 4<<20)
 	_ = conn.Close()
+	close(closed)
 	if got := within(t, "the end", func() string { return <-rest }); got != last {
 		t.Errorf("of the last %d bytes, %d arrive", len(last), len(got))
 	}
@@ -82,7 +86,7 @@ func TestExec(t *testing.T) {
 func TestParallelStreams(t *testing.T) {
 	const streams, size = 16, 10 << 20
 	r := newRig(t, nil)
-	r.agent("n1", nil)
+	r.agent(nil)
 	address := target(t, echo)
 	var all sync.WaitGroup
 	for i := range streams {
@@ -114,7 +118,7 @@ func TestParallelStreams(t *testing.T) {
 func TestSlowReaders(t *testing.T) {
 	const streams = 40
 	r := newRig(t, nil)
-	r.agent("n1", nil)
+	r.agent(nil)
 	floods, deaf := target(t, flood), silent(t)
 	var filling sync.WaitGroup
 	for range streams {
@@ -133,7 +137,7 @@ func TestSlowReaders(t *testing.T) {
 	message := bytes.Repeat([]byte("ok"), 1<<20)
 	go func() { _, _ = conn.Write(message) }()
 	got := make([]byte, len(message))
-	_, err := io.ReadFull(conn, got)
+	_, err := within2(t, "a stream beside slow ones", func() (int, error) { return io.ReadFull(conn, got) })
 	if err != nil || !bytes.Equal(got, message) {
 		t.Errorf("a stream beside slow ones: %v", err)
 	}
@@ -142,7 +146,7 @@ func TestSlowReaders(t *testing.T) {
 // The target's end of a stream ends it, with what it wrote before.
 func TestTargetEnds(t *testing.T) {
 	r := newRig(t, nil)
-	r.agent("n1", nil)
+	r.agent(nil)
 	t.Run("in order", func(t *testing.T) {
 		conn := r.tunneled(target(t, func(c *net.TCPConn) { _, _ = c.Write([]byte("all")) }))
 		text, err := io.ReadAll(conn)
@@ -174,10 +178,34 @@ func TestTargetEnds(t *testing.T) {
 	})
 }
 
+// A target that does not end when its stream is closed is cut off after a while.
+func TestTargetStays(t *testing.T) {
+	r := newRig(t, func(t *timing) { t.linger = 10 * time.Millisecond })
+	r.agent(nil)
+	left := make(chan struct{})
+	conn := r.tunneled(target(t, func(c *net.TCPConn) {
+		_, _ = c.Read(make([]byte, 1)) // the end
+		for err := error(nil); err == nil; {
+			_, err = c.Read(make([]byte, 1))
+			if errors.Is(err, io.EOF) {
+				// The end is all that a half-closed connection says; a write tells.
+				time.Sleep(time.Millisecond)
+				_, err = c.Write([]byte("x"))
+			}
+		}
+		close(left)
+	}))
+	quiet := r.tunneled(silent(t))
+	_ = conn.Close()
+	_ = quiet.Close()
+	within(t, "the target", func() any { <-left; return nil })
+	eventually(t, "no streams", func() bool { return r.session("n1").conn.InFlight() == 0 })
+}
+
 // A stream behaves as a network connection: deadlines, closing, concurrent use.
 func TestConn(t *testing.T) {
 	r := newRig(t, nil)
-	r.agent("n1", nil)
+	r.agent(nil)
 	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
 		accepted := make(chan net.Conn, 1)
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -195,7 +223,7 @@ func TestConn(t *testing.T) {
 
 func TestClosedStream(t *testing.T) {
 	r := newRig(t, nil)
-	r.agent("n1", nil)
+	r.agent(nil)
 	address := target(t, sink)
 	conn := r.tunneled(address)
 	if got := conn.RemoteAddr().String(); got != address {

@@ -32,7 +32,7 @@ func TestRefusedAddress(t *testing.T) {
 	r := newRig(t, nil)
 	allowed := target(t, echo)
 	refused := target(t, func(*net.TCPConn) { t.Error("a refused address is dialed") })
-	r.agent("n1", func(o *ClientOptions) {
+	r.agent(func(o *ClientOptions) {
 		o.Allow = func(a netip.AddrPort) (netip.AddrPort, bool) { return a, a.String() != refused }
 	})
 	open := r.tunneled(allowed)
@@ -61,7 +61,7 @@ func TestAllowMapsAddresses(t *testing.T) {
 		Mode: Agent, KubeletPort: to.Port(), KubeletOnLoopback: true,
 		Addresses: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("203.0.113.7")} },
 	}
-	r.agent("n1", func(o *ClientOptions) { o.Allow = access.Allow })
+	r.agent(func(o *ClientOptions) { o.Allow = access.Allow })
 	r.SetNode("n1", access.Addresses(), to.Port(), nil)
 	for _, host := range []string{"n1", "203.0.113.7"} {
 		conn, err := r.Dialer(Agent)(t.Context(), "tcp", net.JoinHostPort(host, strconv.Itoa(int(to.Port()))))
@@ -128,7 +128,7 @@ func TestCertificates(t *testing.T) {
 func TestServerRestarts(t *testing.T) {
 	r := newRig(t, quick)
 	var connects atomic.Int32
-	a := r.agent("n1", func(o *ClientOptions) {
+	a := r.agent(func(o *ClientOptions) {
 		config := o.TLS
 		o.TLS = func() (*tls.Config, error) { connects.Add(1); return config() }
 	})
@@ -193,14 +193,17 @@ func TestNewestSessionWins(t *testing.T) {
 		return string(p)
 	}
 	w := newWire(t, r.address)
-	old := r.agent("n1", func(o *ClientOptions) { to("old")(o); w.over(o) })
+	old := r.agent(func(o *ClientOptions) { to("old")(o); w.over(o) })
 	conn := r.tunneled("127.0.0.1:1")
 	if got := read(conn); got != "old" {
 		t.Fatalf("read %q", got)
 	}
 	w.freeze() // the server does not see that the old tunnel is dead
 	first := r.session("n1")
-	r.agent("n1", to("new"))
+	pending := make(chan net.Conn, 1)
+	go func() { c, _ := r.dial("127.0.0.1:1"); pending <- c }()
+	eventually(t, "a dial through the old tunnel", func() bool { return first.conn.InFlight() == 2 })
+	r.agent(to("new"))
 	eventually(t, "the new tunnel", func() bool { s := r.session("n1"); return s != nil && s != first })
 	if got := read(r.tunneled("127.0.0.1:1")); got != "new" {
 		t.Errorf("the dial goes to the %q tunnel", got)
@@ -208,6 +211,11 @@ func TestNewestSessionWins(t *testing.T) {
 	if _, err := within2(t, "read", func() (int, error) { return conn.Read(make([]byte, 1)) }); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("a stream of the old tunnel ends with %v", err)
 	}
+	c := within(t, "the dial through the old tunnel", func() net.Conn { return <-pending })
+	if c == nil {
+		t.Fatal("a dial through the old tunnel does not go to the new one")
+	}
+	_ = c.Close()
 	old.stop()
 	if !r.Connected("n1") {
 		t.Error("the end of the old tunnel ends the new one")
@@ -218,7 +226,7 @@ func TestNewestSessionWins(t *testing.T) {
 func TestConnectionBreaks(t *testing.T) {
 	r := newRig(t, quick)
 	w := newWire(t, r.address)
-	r.agent("n1", w.over)
+	r.agent(w.over)
 	reader := r.tunneled(target(t, sink))
 	writer := r.tunneled(silent(t))
 	unread := r.tunneled(target(t, flood))
@@ -243,7 +251,7 @@ func TestConnectionBreaks(t *testing.T) {
 func TestBlackhole(t *testing.T) {
 	r := newRig(t, quick)
 	w := newWire(t, r.address)
-	a := r.agent("n1", w.over)
+	a := r.agent(w.over)
 	conn := r.tunneled(target(t, echo))
 	frozen := r.session("n1")
 	w.freeze()
@@ -305,7 +313,7 @@ func TestDirect(t *testing.T) {
 func TestDialIsGivenUp(t *testing.T) {
 	r := newRig(t, nil)
 	asked, release := make(chan struct{}), make(chan struct{})
-	r.agent("n1", func(o *ClientOptions) {
+	r.agent(func(o *ClientOptions) {
 		o.Allow = func(a netip.AddrPort) (netip.AddrPort, bool) {
 			asked <- struct{}{}
 			<-release
@@ -327,7 +335,7 @@ func TestSetServers(t *testing.T) {
 	two := newRig(t, nil)
 	two.ca.pool.AddCert(one.ca.cert)
 	one.ca.pool.AddCert(two.ca.cert)
-	a := one.agent("n1", nil)
+	a := one.agent(nil)
 	a.SetServers([]string{one.address, two.address, two.address})
 	eventually(t, "both", func() bool { return one.Connected("n1") && two.Connected("n1") })
 	stays := one.session("n1")
@@ -345,7 +353,7 @@ func TestSetServers(t *testing.T) {
 
 func TestCloseRefuses(t *testing.T) {
 	r := newRig(t, quick)
-	a := r.agent("n1", nil)
+	a := r.agent(nil)
 	r.Close()
 	if r.Connected("n1") {
 		t.Error("a tunnel outlives its server")
@@ -354,15 +362,4 @@ func TestCloseRefuses(t *testing.T) {
 	if r.Connected("n1") {
 		t.Error("a closed server takes tunnels")
 	}
-}
-
-type result[T any] struct {
-	v   T
-	err error
-}
-
-func within2[T any](t *testing.T, what string, f func() (T, error)) (T, error) {
-	t.Helper()
-	r := within(t, what, func() result[T] { v, err := f(); return result[T]{v, err} })
-	return r.v, r.err
 }

@@ -133,7 +133,9 @@ spec: {type: NodePort, selector: {app: web}, ports: [{port: 80, nodePort: 30080}
 		t.Run("logs and exec on "+node, func(t *testing.T) {
 			s := *s
 			s.t = t
-			s.check("the host name in "+pod, strings.TrimSpace(s.kubectl("exec", pod, "--", "/agnhost", "hostname")), pod)
+			if out := s.kubectl("exec", pod, "--", "/agnhost", "--version"); !strings.Contains(out, "version") {
+				t.Errorf("exec in %s gives %q", pod, out)
+			}
 			if out := s.kubectl("logs", pod); !strings.Contains(out, "Started HTTP server") {
 				t.Errorf("the log of %s is %q", pod, out)
 			}
@@ -157,6 +159,50 @@ spec: {type: NodePort, selector: {app: web}, ports: [{port: 80, nodePort: 30080}
 			t.Errorf("NodePort on %s: %v", from.name, err)
 		}
 		cancel()
+	}
+	t.Run("pods by name across nodes", func(t *testing.T) {
+		s := *s
+		s.t = t
+		testByName(t, &s)
+	})
+}
+
+// testByName has pods with a host name in a headless Service's subdomain, on two
+// nodes, ping each other by name.
+func testByName(t *testing.T, s *sandbox) {
+	s.apply(`
+apiVersion: v1
+kind: Service
+metadata: {name: default-subdomain}
+spec: {clusterIP: None, selector: {name: busybox}, ports: [{name: foo, port: 1234}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: busybox1, labels: {name: busybox}}
+spec:
+	nodeName: agent-1
+	hostname: busybox-1
+	subdomain: default-subdomain
+	terminationGracePeriodSeconds: 0
+	containers: [{name: busybox, image: BUSYBOX, command: [sleep, "3600"]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: busybox2, labels: {name: busybox}}
+spec:
+	nodeName: agent-2
+	hostname: busybox-2
+	subdomain: default-subdomain
+	terminationGracePeriodSeconds: 0
+	containers: [{name: busybox, image: BUSYBOX, command: [sleep, "3600"]}]
+`)
+	s.wait("condition=Ready", "pod/busybox1", "pod/busybox2")
+	for from, to := range map[string]string{"busybox1": "busybox-2", "busybox2": "busybox-1"} {
+		name := to + ".default-subdomain." + s.namespace + ".svc.cluster.local"
+		eventually(t, from+" to ping "+name, func() (bool, string) {
+			out, err := s.try("exec", from, "--", "ping", "-c", "1", "-W", "2", name)
+			return err == nil && strings.Contains(out, "1 packets received"), fmt.Sprint(out, err)
+		})
 	}
 }
 

@@ -36,7 +36,7 @@ metadata: {name: client}
 spec:
 	nodeName: node
 	terminationGracePeriodSeconds: 0
-	containers: [{name: main, image: BUSYBOX, command: [sleep, "100000"]}]
+	containers: [{name: main, image: AGNHOST, args: [pause]}]
 ---
 apiVersion: v1
 kind: Service
@@ -68,8 +68,8 @@ spec: {type: NodePort, selector: {app: web}, ports: [{port: 80}]}
 		f.waitNode(t, "agent-1")
 		serves(t, "afterwards")
 		eventually(t, "exec through the Service", func() (bool, string) {
-			out, err := s.try("exec", "client", "--", "wget", "-T", "3", "-q", "-O", "-", "http://web/hostname")
-			return err == nil && out == "web", fmt.Sprint(out, err)
+			out, err := s.try("exec", "client", "--", "/agnhost", "connect", "--timeout=3s", "web:80")
+			return err == nil, fmt.Sprint(out, err)
 		})
 		eventually(t, "the log of a pod on the agent", func() (bool, string) {
 			out, err := s.try("logs", "web")

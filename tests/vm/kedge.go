@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -114,7 +115,7 @@ func (v *VM) WaitReady(ctx context.Context, limit time.Duration) error {
 		result, err := v.Run(ctx, nil, "systemctl is-active --quiet "+unit+" || exit 9; (: </dev/tcp/127.0.0.1/6443) && "+Binary+" kubectl get --raw /readyz")
 		if err == nil && result.Code == 9 {
 			log, err := v.Log(ctx)
-			ended = fmt.Errorf("the server of virtual machine %s ended (%v); its last lines:\n%s", v.Name, err, lastLines(log, 15))
+			ended = errors.Join(fmt.Errorf("the server of virtual machine %s ended; its last lines:\n%s", v.Name, lastLines(log, 15)), err)
 			return true, ""
 		}
 		return result.Stdout == "ok", fmt.Sprint(result.Stdout, result.Stderr, err)

@@ -17,12 +17,9 @@ import (
 	"github.com/kedge-k8s/kedge/tests/testbed"
 )
 
-// sshTimeout is how long a connection may take: a machine that boots accepts no
-// connection, and one that is busy answers late.
-const sshTimeout = 30 * time.Second
-
-// connect makes the connection that commands run through.
-func (v *VM) connect(ctx context.Context) error {
+// connect makes the connection that commands run through. The limit is for what
+// comes after QEMU has accepted the connection, which it does at once.
+func (v *VM) connect(ctx context.Context, limit time.Duration) error {
 	config, err := v.sshConfig()
 	if err != nil {
 		return err
@@ -32,7 +29,7 @@ func (v *VM) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := connection.SetDeadline(time.Now().Add(sshTimeout)); err != nil {
+	if err := connection.SetDeadline(time.Now().Add(limit)); err != nil {
 		return errors.Join(err, connection.Close())
 	}
 	client, channels, requests, err := ssh.NewClientConn(connection, address, config)

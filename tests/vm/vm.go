@@ -162,12 +162,16 @@ func (v *VM) Boot(ctx context.Context) error {
 		return fmt.Errorf("start virtual machine %s: %w", v.Name, err)
 	}
 	var err error
+	// QEMU repeats its request to a machine that doesn't hear it yet after 6 and
+	// 12 s: a new one is sooner. A machine that is busy needs more patience.
+	limit := time.Second
 	waitErr := testbed.Wait(ctx, "ssh of virtual machine "+v.Name, bootLimit, func(ctx context.Context) (bool, string) {
 		if !v.On() {
 			err = fmt.Errorf("virtual machine %s ended: %s", v.Name, strings.TrimSpace(v.stderr.String()))
 			return true, ""
 		}
-		connectErr := v.connect(ctx)
+		connectErr := v.connect(ctx, limit)
+		limit += time.Second / 2
 		return connectErr == nil, fmt.Sprint(connectErr)
 	})
 	return errors.Join(waitErr, err)
