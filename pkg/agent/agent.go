@@ -13,6 +13,7 @@ import (
 
 	"github.com/kedge-k8s/kedge/pkg/component"
 	"github.com/kedge-k8s/kedge/pkg/config"
+	"github.com/kedge-k8s/kedge/pkg/control"
 	"github.com/kedge-k8s/kedge/pkg/datadir"
 	"github.com/kedge-k8s/kedge/pkg/loadbalancer"
 	"github.com/kedge-k8s/kedge/pkg/node"
@@ -168,10 +169,14 @@ func (a *Agent) components(m *member) ([]component.Component, error) {
 			a.log.Warn("the cluster's servers can't be kept", "component", "servers", "servers", list, "err", err)
 		}
 	})
+	renewal := &renewal{member: m}
+	commands := control.NewServer(filepath.Join(config.RuntimeDir, control.Socket), "agent", a.log)
+	control.Handle(commands, control.RotateCertificates, renewal.rotate)
 	parts = append(parts,
 		&balancerComponent{balancer: balancer},
 		component.Nothing("apiserver", "load-balancer"),
-		&renewal{member: m},
+		renewal,
+		commands,
 		follow,
 	)
 	if mode := tunnel.Mode(m.cluster.EgressMode); mode != tunnel.Disabled {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/atomicfile"
 	"github.com/kedge-k8s/kedge/pkg/component"
 	"github.com/kedge-k8s/kedge/pkg/config"
+	"github.com/kedge-k8s/kedge/pkg/control"
 	"github.com/kedge-k8s/kedge/pkg/join"
 	"github.com/kedge-k8s/kedge/pkg/pki"
 )
@@ -31,10 +33,10 @@ type member struct {
 	client  join.Client
 	secret  string
 	cluster join.Cluster
+	issued  join.Certificates
+	keys    join.Keys
 
-	mu     sync.Mutex
-	issued join.Certificates
-	keys   join.Keys
+	renewing sync.Mutex // one at a time changes the certificates, once it has joined
 }
 
 func (m *member) file(name string) string { return filepath.Join(m.paths.AgentPKI(), name) }
@@ -65,6 +67,11 @@ func (m *member) credentials() Credentials {
 // good as none.
 func (m *member) load() error {
 	m.client.Log = m.log
+	for _, identity := range join.Identities() {
+		if err := pki.Settle(m.pair(identity)); err != nil {
+			return err
+		}
+	}
 	ca, err := os.ReadFile(m.serverCA())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -101,14 +108,15 @@ func (m *member) join(ctx context.Context) error {
 	if m.secret, err = join.MachineSecret(config.NodePasswordFile); err != nil {
 		return err
 	}
-	return m.request(ctx)
+	return m.request(ctx, pki.LoadOrNewKey)
 }
 
-// request gets certificates for the keys that there are, or for new ones.
-func (m *member) request(ctx context.Context) error {
+// request gets certificates for the keys that there are, or for new ones: keyAt
+// says which, by the path of each.
+func (m *member) request(ctx context.Context, keyAt func(path string) (crypto.Signer, error)) error {
 	keys := join.Keys{}
 	for _, identity := range join.Identities() {
-		key, err := pki.LoadOrNewKey(m.pair(identity).Key)
+		key, err := keyAt(m.pair(identity).Key)
 		if err != nil {
 			return err
 		}
@@ -118,8 +126,6 @@ func (m *member) request(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.issued, m.keys = issued, keys
 	return nil
 }
@@ -127,20 +133,16 @@ func (m *member) request(ctx context.Context) error {
 // write puts keys, certificates and kubeconfigs in place. Those who use them
 // notice by themselves.
 func (m *member) write() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if err := os.MkdirAll(m.paths.AgentPKI(), 0o700); err != nil {
 		return err
 	}
-	files := map[string]string{m.serverCA(): m.issued.ServerCA, m.clientCA(): m.issued.ClientCA}
-	for identity, chain := range m.issued.Issued {
-		files[m.pair(identity).Cert] = chain
-		if err := pki.WriteKey(m.pair(identity).Key, m.keys[identity]); err != nil {
+	for path, content := range map[string]string{m.serverCA(): m.issued.ServerCA, m.clientCA(): m.issued.ClientCA} {
+		if _, err := atomicfile.Update(path, []byte(content), 0o600); err != nil {
 			return err
 		}
 	}
-	for path, content := range files {
-		if _, err := atomicfile.Update(path, []byte(content), 0o600); err != nil {
+	for identity, key := range m.keys {
+		if err := pki.WritePair(m.pair(identity), []byte(m.issued.Issued[identity]), key); err != nil {
 			return err
 		}
 	}
@@ -153,9 +155,50 @@ func (m *member) write() error {
 	return nil
 }
 
+// due says whether a certificate is near its end.
+func (m *member) due() (bool, error) {
+	for _, identity := range join.Identities() {
+		authority := m.clientCA()
+		if identity == join.Serving {
+			authority = m.serverCA()
+		}
+		ca, err := pki.LoadCertificate(authority)
+		if err != nil {
+			return false, err
+		}
+		cert, err := pki.LoadCertificate(m.pair(identity).Cert)
+		if err != nil {
+			return false, err
+		}
+		if pki.Due(cert, ca) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// renew replaces all certificates of a node that runs, for the keys that keyAt
+// says.
+func (m *member) renew(ctx context.Context, keyAt func(path string) (crypto.Signer, error)) error {
+	m.renewing.Lock()
+	defer m.renewing.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, renewalLimit)
+	defer cancel()
+	cert, err := m.certificate()
+	if err != nil {
+		return err
+	}
+	m.client.Certificate = cert
+	m.client.Servers = []string{m.balancer} // which knows the servers of now
+	if err := m.request(ctx, keyAt); err != nil {
+		return err
+	}
+	return m.write()
+}
+
 const (
-	renewalInterval = 6 * time.Hour
-	renewalRetry    = 10 * time.Minute
+	renewalRetry = 10 * time.Minute
+	renewalLimit = time.Minute
 )
 
 // renewal asks for new certificates long before the old ones end, as a
@@ -172,15 +215,15 @@ func (r *renewal) Failed() <-chan error           { return r.run.Failed() }
 
 func (r *renewal) Start(context.Context) error {
 	r.run.Run(func(ctx context.Context) error {
-		wait := renewalInterval
+		wait := pki.CheckInterval
 		for {
 			select {
 			case <-ctx.Done():
 				return nil
 			case <-time.After(wait):
 			}
-			wait = renewalInterval
-			if err := r.renew(ctx); err != nil && ctx.Err() == nil {
+			wait = pki.CheckInterval
+			if err := r.check(ctx); err != nil && ctx.Err() == nil {
 				r.member.log.Warn("renewing the node's certificates failed; it is tried again", "component", r.Name(), "in", renewalRetry, "err", err)
 				wait = renewalRetry
 			}
@@ -189,27 +232,30 @@ func (r *renewal) Start(context.Context) error {
 	return nil
 }
 
-// renew replaces the certificates if they are near their end.
-func (r *renewal) renew(ctx context.Context) error {
-	m := r.member
-	cert, err := m.certificate()
-	if err != nil {
+// check renews the certificates if they are near their end.
+func (r *renewal) check(ctx context.Context) error {
+	if due, err := r.member.due(); err != nil || !due {
 		return err
 	}
-	if !pki.NearEnd(cert.Leaf) {
-		return nil
-	}
-	m.client.Certificate = cert
-	ctx, cancel := context.WithTimeout(ctx, joinLimit)
-	defer cancel()
-	if err := m.request(ctx); err != nil {
+	if err := r.member.renew(ctx, pki.LoadOrNewKey); err != nil {
 		return err
 	}
-	if err := m.write(); err != nil {
-		return err
-	}
-	m.log.Info("renewed the node's certificates", "component", r.Name())
+	r.member.log.Info("renewed the node's certificates", "component", r.Name())
 	return nil
+}
+
+// rotate replaces all keys and certificates at once.
+func (r *renewal) rotate(ctx context.Context, _ control.None) (control.Rotated, error) {
+	err := r.member.renew(ctx, func(string) (crypto.Signer, error) { return pki.NewKey() })
+	if err != nil {
+		return control.Rotated{}, err
+	}
+	r.member.log.Info("replaced the node's keys and certificates", "component", r.Name())
+	var rotated control.Rotated
+	for _, identity := range join.Identities() {
+		rotated.Files = append(rotated.Files, r.member.pair(identity).Cert)
+	}
+	return rotated, nil
 }
 
 // String keeps the machine's secret out of logs.

@@ -25,6 +25,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/join"
 	"github.com/kedge-k8s/kedge/pkg/node"
 	"github.com/kedge-k8s/kedge/pkg/pki"
+	"github.com/kedge-k8s/kedge/pkg/registries"
 )
 
 // pauseImage is the packaged one.
@@ -45,6 +46,7 @@ type Node struct {
 	addresses []netip.Addr // one for each IP family of the cluster, the primary first
 	// snapshotter is the configured one, or what this machine can do.
 	snapshotter string
+	registries  registries.Config
 	id          string // in the node's name; empty: none
 	network     *flannel.Network
 }
@@ -108,9 +110,35 @@ func (n *Node) Check(ctx context.Context) error {
 	if err := n.host.CheckCgroups(); err != nil {
 		return err
 	}
+	if err := n.checkRuntime(); err != nil {
+		return err
+	}
 	node.LoadModules(ctx)
 	var err error
 	n.cgroups, err = n.host.Cgroups()
+	return err
+}
+
+// checkRuntime refuses options of the container runtime that this machine can't
+// fulfil.
+func (n *Node) checkRuntime() error {
+	if n.config.SELinux && !exists("/sys/fs/selinux/enforce") {
+		return errors.New("--selinux: SELinux is not enabled in this machine's kernel (there is no /sys/fs/selinux): enable it, or remove the option")
+	}
+	if err := node.CheckCredentialProviders(n.config.CredentialProviderBinDir, n.config.CredentialProviderConfig); err != nil {
+		return err
+	}
+	if n.config.RuntimeEndpoint != "" {
+		return nil
+	}
+	var err error
+	n.registries, err = registries.Load(n.config.PrivateRegistry)
+	if errors.Is(err, fs.ErrNotExist) {
+		if n.config.PrivateRegistry == config.DefaultRegistries {
+			return nil
+		}
+		return fmt.Errorf("--private-registry: %w", err)
+	}
 	return err
 }
 
@@ -310,7 +338,11 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 	})
 	components := []component.Component{kubelet, n.network, node.NewAnnotations(n.config.Name, s.Credentials.Agent, n.annotations(), n.log)}
 	if n.config.RuntimeEndpoint == "" {
-		components = append(components, n.containerd(socket, cni, systemd),
+		containerd, err := n.containerd(socket, cni, systemd)
+		if err != nil {
+			return nil, err
+		}
+		components = append(components, containerd,
 			node.NewImages(filepath.Join(n.payload, "images"), socket, n.snapshotter, n.log))
 	} else {
 		components = append(components, component.Nothing("containerd"))
@@ -332,25 +364,34 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 	return components, nil
 }
 
-func (n *Node) containerd(socket, cni string, systemd bool) component.Component {
+func (n *Node) containerd(socket, cni string, systemd bool) (component.Component, error) {
 	pause := pauseImage
 	if n.config.PauseImage != "" {
 		pause = n.config.PauseImage
 	}
+	runtimes := node.FindRuntimes()
+	for _, r := range runtimes {
+		n.log.Info("found a container runtime", "runtimeclass", r.Name, "program", r.Program)
+	}
+	dir := filepath.Join(n.paths.AgentEtc(), "containerd")
 	return node.NewContainerd(node.ContainerdConfig{
 		Root:             n.paths.Containerd(),
 		State:            filepath.Join(config.RuntimeDir, "containerd"),
 		Socket:           socket,
-		ConfigFile:       filepath.Join(n.paths.AgentEtc(), "containerd", "config.toml"),
+		ConfigFile:       filepath.Join(dir, "config.toml"),
+		Template:         filepath.Join(dir, "config-v3.toml.tmpl"),
 		PauseImage:       pause,
 		Snapshotter:      n.snapshotter,
 		Runc:             filepath.Join(n.payload, "bin", "runc"),
+		Runtimes:         runtimes,
 		CNIPlugins:       []string{filepath.Join(n.payload, "bin"), "/opt/cni/bin"},
 		CNIConfig:        cni,
-		RegistryConfig:   filepath.Join(n.paths.AgentEtc(), "containerd", "certs.d"),
+		RegistryConfig:   filepath.Join(dir, "certs.d"),
+		Registries:       n.registries,
 		SystemdCgroups:   systemd,
 		RestrictOOMScore: !n.host.HasCapability(unix.CAP_SYS_RESOURCE),
 		AppArmor:         exists("/sys/module/apparmor/parameters/enabled") && exists("/etc/apparmor.d"),
+		SELinux:          n.config.SELinux,
 	})
 }
 

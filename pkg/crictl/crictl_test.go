@@ -310,8 +310,8 @@ func TestMistakes(t *testing.T) {
 		{[]string{"exec", "-it", "1111", "sh"}, "the input is not a terminal: leave out -t"},
 		{[]string{"stats", "-s", "0"}, "--seconds must be more than zero"},
 		{[]string{"--timeout", "soon", "ps"}, `the timeout "soon" is neither a duration such as 10s nor a number of seconds`},
-		{[]string{"-r", "tcp://127.0.0.1:1", "ps"}, `the endpoint "tcp://127.0.0.1:1" is not a socket such as ` + DefaultEndpoint},
-		{[]string{"-r", "/nowhere/s", "ps"}, "no container runtime answers at /nowhere/s: is kedge running? (start it with kedge server, or name another with --runtime-endpoint)"},
+		{[]string{"--runtime-endpoint", "tcp://127.0.0.1:1", "ps"}, `the endpoint "tcp://127.0.0.1:1" is not a socket such as ` + DefaultEndpoint},
+		{[]string{"--runtime-endpoint", "/nowhere/s", "ps"}, "no container runtime answers at /nowhere/s: is kedge running? (start it with kedge server, or name another with --runtime-endpoint)"},
 		{[]string{"-i", "unix:///nowhere/i", "images"}, "no container runtime answers at /nowhere/i: is kedge running? (start it with kedge server, or name another with --runtime-endpoint)"},
 	} {
 		got := crictl(t, socket, test.args...)

@@ -41,6 +41,7 @@ type fakeRuntime struct {
 	pulled     *runtime.PullImageRequest
 	measured   int           // how often stats were asked for
 	slow       chan struct{} // what Version waits for
+	asked      chan struct{} // if not nil, ContainerStatus tells that it is called
 }
 
 const (
@@ -220,6 +221,10 @@ func (f *fakeRuntime) ListContainers(_ context.Context, r *runtime.ListContainer
 }
 
 func (f *fakeRuntime) ContainerStatus(_ context.Context, r *runtime.ContainerStatusRequest) (*runtime.ContainerStatusResponse, error) {
+	select {
+	case f.asked <- struct{}{}:
+	default:
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, c := range f.containers {

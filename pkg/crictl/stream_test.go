@@ -125,6 +125,7 @@ func TestFollowLog(t *testing.T) {
 	path := filepath.Join(dir, "0.log")
 	write(t, path, "2026-01-02T10:00:00Z stdout F one\n")
 	f.logs[httpd] = path
+	f.asked = make(chan struct{}, 2)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	reader, writer := io.Pipe()
@@ -150,8 +151,15 @@ func TestFollowLog(t *testing.T) {
 	fmt.Fprint(log, "2026-01-02T10:00:01Z stdout F two\n")
 	_ = log.Close()
 	expect("two")
-	// A new file is seen only once the old one is watched: waiting for a line
-	// does not tell. It is written as one, so that it is never seen half.
+	// A file that comes before the directory is watched is not seen. Whether the
+	// container runs is asked first for the path, and then once it is watched.
+	for range 2 {
+		select {
+		case <-f.asked:
+		case <-ctx.Done():
+			t.Fatal("the runtime is not asked whether the container runs")
+		}
+	}
 	write(t, path+".new", "2026-01-02T10:00:02Z stdout F three\n")
 	if err := os.Rename(path, path+".20260102-100002"); err != nil {
 		t.Fatal(err)

@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -33,6 +34,7 @@ import (
 	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/util/connrotation"
 )
 
 // The backends.
@@ -45,6 +47,7 @@ const (
 
 const (
 	stopLimit      = time.Second
+	dialLimit      = 30 * time.Second
 	reconcileLimit = 30 * time.Second
 	firstRetry     = time.Second
 	lastRetry      = time.Minute
@@ -74,7 +77,9 @@ type Network struct {
 	conf    *subnet.Config
 	nodes   *nodes
 	client  corev1.NodeInterface
-	session *session // what runs, nil before the first registration; only the loop uses it
+	// connections of the client
+	connections *connrotation.Dialer
+	session     *session // what runs, nil before the first registration; only the loop uses it
 
 	mu        sync.Mutex
 	addresses []netip.Addr
@@ -129,6 +134,8 @@ func (n *Network) Start(ctx context.Context) error {
 		return err
 	}
 	config.ContentType = "application/vnd.kubernetes.protobuf"
+	n.connections = connrotation.NewDialer((&net.Dialer{Timeout: dialLimit, KeepAlive: dialLimit}).DialContext)
+	config.Dial = n.connections.DialContext
 	client, err := corev1.NewForConfig(config)
 	if err != nil {
 		return err
@@ -171,11 +178,15 @@ func (n *Network) start(ctx, run context.Context) error {
 }
 
 // SetAddresses tells the network the node's new addresses: the node is
-// registered anew with them, in the background.
+// registered anew with them, in the background. It is called after Start.
 func (n *Network) SetAddresses(addresses []netip.Addr) {
 	n.mu.Lock()
 	n.addresses = slices.Clone(addresses)
 	n.mu.Unlock()
+	if n.connections != nil {
+		// Those from an old address are dead, which would not show for a while.
+		n.connections.CloseAll()
+	}
 	n.signal()
 }
 

@@ -1,15 +1,12 @@
 package node
 
 import (
-	"bytes"
 	"context"
-	_ "embed"
 	"fmt"
 	"iter"
 	"os"
 	"path/filepath"
 	"slices"
-	"text/template"
 
 	"github.com/containerd/containerd/v2/cmd/containerd/server"
 	srvconfig "github.com/containerd/containerd/v2/cmd/containerd/server/config"
@@ -20,35 +17,26 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/atomicfile"
 )
 
-//go:embed containerd.toml.tmpl
-var containerdTemplate string
-
-// ContainerdConfig fills containerd's configuration file.
-type ContainerdConfig struct {
-	Root             string // persistent: images, snapshots, containers
-	State            string // gone with a reboot
-	Socket           string
-	ConfigFile       string // where the rendered configuration goes
-	PauseImage       string
-	Snapshotter      string
-	Runc             string // path of the program
-	CNIPlugins       []string
-	CNIConfig        string // directory
-	RegistryConfig   string // directory of hosts.toml files
-	SystemdCgroups   bool
-	RestrictOOMScore bool // this process may not lower scores
-	AppArmor         bool
-}
-
 // Containerd is containerd as a component.
 type Containerd struct {
 	config ContainerdConfig
+	file   []byte // the rendered configuration
 	server *server.Server
 	cancel context.CancelFunc
 }
 
-// NewContainerd makes the component.
-func NewContainerd(c ContainerdConfig) *Containerd { return &Containerd{config: c} }
+// NewContainerd checks the user's template, and that no settings of the user's
+// are where those of the registries belong.
+func NewContainerd(c ContainerdConfig) (*Containerd, error) {
+	if err := c.Registries.Check(c.RegistryConfig); err != nil {
+		return nil, err
+	}
+	file, err := c.render()
+	if err != nil {
+		return nil, err
+	}
+	return &Containerd{config: c, file: file}, nil
+}
 
 func (*Containerd) Name() string    { return "containerd" }
 func (*Containerd) Needs() []string { return nil }
@@ -109,17 +97,12 @@ func (c *Containerd) Stop(context.Context) error {
 }
 
 func (c *Containerd) writeConfig() error {
-	t, err := template.New("containerd").Parse(containerdTemplate)
-	if err != nil {
-		return err
-	}
-	var out bytes.Buffer
-	if err := t.Execute(&out, c.config); err != nil {
-		return fmt.Errorf("containerd configuration: %w", err)
-	}
 	if err := os.MkdirAll(filepath.Dir(c.config.ConfigFile), 0o700); err != nil {
 		return err
 	}
-	_, err = atomicfile.Update(c.config.ConfigFile, out.Bytes(), 0o600)
-	return err
+	// Passwords may be in it.
+	if _, err := atomicfile.Update(c.config.ConfigFile, c.file, 0o600); err != nil {
+		return err
+	}
+	return c.config.Registries.Write(c.config.RegistryConfig)
 }

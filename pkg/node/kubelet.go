@@ -150,6 +150,10 @@ func (c KubeletConfig) flags() map[string]string {
 		"node-labels":       strings.Join(labels, ","),
 		"root-dir":          config.KubeletDir,
 	}
+	if c.Node.CredentialProviderConfig != "" {
+		flags["image-credential-provider-bin-dir"] = c.Node.CredentialProviderBinDir
+		flags["image-credential-provider-config"] = c.Node.CredentialProviderConfig
+	}
 	if c.CloudProvider {
 		flags["cloud-provider"] = "external"
 	}

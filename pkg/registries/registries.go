@@ -48,12 +48,11 @@ type host struct {
 	tls  tlsFiles
 }
 
-// Auth is a login. The registry is shown the first that is there: the name with
-// the password, the identity token, and Auth, which is NAME:PASSWORD in base64.
+// Auth is a login. The registry is shown the first that is there.
 type Auth struct {
 	Username, Password string
 	IdentityToken      string
-	Auth               string
+	Basic              string // NAME:PASSWORD in base64
 }
 
 // Credential is a login for a registry.
@@ -278,7 +277,7 @@ func (r *reader) auth(n *yaml.Node, at string) (*Auth, error) {
 		"username":       r.text(&auth.Username),
 		"password":       r.text(&auth.Password),
 		"identity_token": r.text(&auth.IdentityToken),
-		"auth":           r.text(&auth.Auth),
+		"auth":           r.text(&auth.Basic),
 	})
 	switch {
 	case err != nil:
@@ -287,7 +286,7 @@ func (r *reader) auth(n *yaml.Node, at string) (*Auth, error) {
 		return nil, nil
 	case (auth.Username == "") != (auth.Password == ""):
 		return nil, r.refuse(n, at, "a username and a password belong together; give both or neither")
-	case !isBasicAuth(auth.Auth):
+	case !isBasicAuth(auth.Basic):
 		return nil, r.refuse(n, at, "auth: want NAME:PASSWORD in base64")
 	}
 	return &auth, nil

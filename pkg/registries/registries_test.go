@@ -157,7 +157,7 @@ configs:
 	hub := Auth{Username: "hub", Password: "secret"}
 	want := []Credential{
 		{"a.example", Auth{IdentityToken: `"token"`}},
-		{"b.example", Auth{Auth: "bWU6c2VjcmV0"}},
+		{"b.example", Auth{Basic: "bWU6c2VjcmV0"}},
 		{"d.example", hub},
 		{"docker.io", hub},
 		{"index.docker.io", hub},

@@ -11,7 +11,10 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
+	"github.com/kedge-k8s/kedge/pkg/component"
+	"github.com/kedge-k8s/kedge/pkg/control"
 	"github.com/kedge-k8s/kedge/pkg/controlplane"
 	"github.com/kedge-k8s/kedge/pkg/hostcheck"
 	"github.com/kedge-k8s/kedge/pkg/join"
@@ -19,12 +22,27 @@ import (
 )
 
 // certificates makes the cluster's authorities, every component's certificate
-// and kubeconfig, and the administrator's kubeconfig.
-type certificates struct{ server *Server }
+// and kubeconfig, and the administrator's kubeconfig. Certificates are renewed
+// long before their end; those who use them notice by themselves.
+type certificates struct {
+	server *Server
+	leaves []leaf
+	run    component.Runner
 
-func (*certificates) Name() string               { return "certificates" }
-func (*certificates) Needs() []string            { return nil }
-func (*certificates) Stop(context.Context) error { return nil }
+	mu sync.Mutex // one at a time issues certificates
+}
+
+// leaf is a certificate that an authority of the cluster signs.
+type leaf struct {
+	ca      *pki.CA
+	files   pki.KeyPair
+	request pki.Request
+}
+
+func (*certificates) Name() string                     { return "certificates" }
+func (*certificates) Needs() []string                  { return nil }
+func (c *certificates) Stop(ctx context.Context) error { return c.run.Stop(ctx) }
+func (c *certificates) Failed() <-chan error           { return c.run.Failed() }
 
 // identities are the clients of the apiserver. None is in system:masters.
 func (s *Server) identities() map[string]pki.Request {
@@ -42,61 +60,137 @@ func (s *Server) identities() map[string]pki.Request {
 }
 
 func (c *certificates) Start(context.Context) error {
-	s, layout := c.server, c.server.layout
-	for _, dir := range append(layout.Dirs(), filepath.Join(s.config.Paths.Server(), "etc")) {
+	s := c.server
+	for _, dir := range append(s.layout.Dirs(), filepath.Join(s.config.Paths.Server(), "etc")) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
 	}
+	var err error
+	if c.leaves, err = s.leaves(); err != nil {
+		return err
+	}
+	if _, err := c.issue(leaf.update); err != nil {
+		return err
+	}
+	for name := range s.identities() {
+		if name == "admin" {
+			continue
+		}
+		if err := s.kubeconfig(name).Write(s.layout.Kubeconfig(name), 0o600); err != nil {
+			return err
+		}
+	}
+	c.run.Run(func(ctx context.Context) error {
+		c.renew(ctx)
+		return nil
+	})
+	return nil
+}
+
+// leaves makes or loads the cluster's authorities and lists what they are to sign.
+func (s *Server) leaves() ([]leaf, error) {
+	layout := s.layout
 	serverCA, err := pki.EnsureCA(layout.ServerCA(), "kedge-server-ca")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	clientCA, err := pki.EnsureCA(layout.ClientCA(), "kedge-client-ca")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	headerCA, err := pki.EnsureCA(layout.RequestHeaderCA(), "kedge-request-header-ca")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if _, err := pki.EnsureKey(layout.ServiceKey()); err != nil {
-		return err
-	}
-
-	var jobs []func() error
-	sign := func(ca *pki.CA, files pki.KeyPair, req pki.Request) {
-		jobs = append(jobs, func() error { return ca.EnsureCertificate(files, req) })
+		return nil, err
 	}
 	apiserver, err := s.apiserverNames()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	sign(serverCA, layout.Serving("kube-apiserver"), apiserver)
-	local := pki.Request{DNSNames: []string{"localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}}
+	leaves := []leaf{
+		{serverCA, layout.Serving("kube-apiserver"), apiserver},
+		{serverCA, layout.Serving("kubelet"), s.kubeletNames()},
+		{clientCA, layout.Client("kube-apiserver-kubelet"), pki.Request{CommonName: controlplane.KubeletClientUser}},
+		{headerCA, layout.Client("auth-proxy"), pki.Request{CommonName: "system:auth-proxy"}},
+	}
 	for _, name := range []string{"kube-controller-manager", "kube-scheduler"} {
-		req := local
-		req.CommonName = name
-		sign(serverCA, layout.Serving(name), req)
+		leaves = append(leaves, leaf{serverCA, layout.Serving(name), pki.Request{
+			CommonName: name,
+			DNSNames:   []string{"localhost"},
+			IPs:        []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+		}})
 	}
-	sign(serverCA, layout.Serving("kubelet"), s.kubeletNames())
-	sign(clientCA, layout.Client("kube-apiserver-kubelet"), pki.Request{CommonName: controlplane.KubeletClientUser})
-	sign(headerCA, layout.Client("auth-proxy"), pki.Request{CommonName: "system:auth-proxy"})
-	url := controlplane.LocalURL(s.config.ControlPlane.BindAddress, s.config.ControlPlane.Port)
 	for name, identity := range s.identities() {
-		jobs = append(jobs, func() error {
-			files := layout.Client(name)
-			if err := clientCA.EnsureCertificate(files, identity); err != nil {
-				return err
-			}
-			kubeconfig := pki.Kubeconfig{Server: url, CA: layout.ServerCA().Cert, Client: files}
-			if name == "admin" {
-				return s.writeAdminKubeconfig(kubeconfig)
-			}
-			return kubeconfig.Write(layout.Kubeconfig(name), 0o600)
-		})
+		leaves = append(leaves, leaf{clientCA, layout.Client(name), identity})
 	}
-	return inParallel(jobs)
+	return leaves, nil
+}
+
+// update issues a certificate if the one that there is will not do.
+func (l leaf) update() (issued bool, err error) { return l.ca.Update(l.files, l.request) }
+
+// reissue issues a certificate for a new key.
+func (l leaf) reissue() (issued bool, err error) { return true, l.ca.Reissue(l.files, l.request) }
+
+// issue calls do for each certificate, brings the administrator's kubeconfig up
+// to date, and returns the files of the certificates that were issued.
+func (c *certificates) issue(do func(leaf) (issued bool, err error)) ([]string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	issued := make([]bool, len(c.leaves))
+	jobs := make([]func() error, len(c.leaves))
+	for i, l := range c.leaves {
+		jobs[i] = func() (err error) {
+			issued[i], err = do(l)
+			return err
+		}
+	}
+	err := inParallel(jobs)
+	var files []string
+	for i, l := range c.leaves {
+		if issued[i] {
+			files = append(files, l.files.Cert)
+		}
+	}
+	slices.Sort(files)
+	if err != nil {
+		return files, err
+	}
+	return files, c.server.writeAdminKubeconfig()
+}
+
+// renew issues the certificates that are near their end, again and again, until
+// ctx ends.
+func (c *certificates) renew(ctx context.Context) {
+	tick := time.NewTicker(pki.CheckInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		files, err := c.issue(leaf.update)
+		if err != nil {
+			c.server.log.Error("renewing certificates failed; it is tried again", "component", c.Name(), "in", pki.CheckInterval, "err", err)
+		}
+		if len(files) > 0 {
+			c.server.log.Info("renewed certificates", "component", c.Name(), "files", files)
+		}
+	}
+}
+
+// rotate replaces all keys and certificates but those of authorities.
+func (c *certificates) rotate(context.Context, control.None) (control.Rotated, error) {
+	files, err := c.issue(leaf.reissue)
+	if err != nil {
+		return control.Rotated{}, err
+	}
+	c.server.log.Info("replaced keys and certificates", "component", c.Name(), "files", len(files))
+	return control.Rotated{Files: append(files, c.server.config.Kubeconfig.Path)}, nil
 }
 
 // inParallel runs the jobs at once: each waits for the disk several times.
@@ -162,14 +256,24 @@ func (s *Server) kubeletNames() pki.Request {
 	}
 }
 
+// kubeconfig is the way into the cluster of a client of this machine.
+func (s *Server) kubeconfig(name string) pki.Kubeconfig {
+	return pki.Kubeconfig{
+		Server: controlplane.LocalURL(s.config.ControlPlane.BindAddress, s.config.ControlPlane.Port),
+		CA:     s.layout.ServerCA().Cert,
+		Client: s.layout.Client(name),
+	}
+}
+
 // writeAdminKubeconfig puts the administrator's kubeconfig where the user
-// wants it, and rewrites it when authorities or address have changed.
-func (s *Server) writeAdminKubeconfig(k pki.Kubeconfig) error {
+// wants it, and rewrites it when certificate, authorities or address have
+// changed.
+func (s *Server) writeAdminKubeconfig() error {
 	out := s.config.Kubeconfig
 	if err := os.MkdirAll(filepath.Dir(out.Path), 0o755); err != nil {
 		return err
 	}
-	if err := k.WriteEmbedded(out.Path, out.Mode); err != nil {
+	if err := s.kubeconfig("admin").WriteEmbedded(out.Path, out.Mode); err != nil {
 		return err
 	}
 	gid, err := groupID(out.Group)

@@ -20,6 +20,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/agent"
 	"github.com/kedge-k8s/kedge/pkg/component"
 	"github.com/kedge-k8s/kedge/pkg/config"
+	"github.com/kedge-k8s/kedge/pkg/control"
 	"github.com/kedge-k8s/kedge/pkg/controlplane"
 	"github.com/kedge-k8s/kedge/pkg/datadir"
 	"github.com/kedge-k8s/kedge/pkg/datastore"
@@ -147,9 +148,15 @@ func (s *Server) components() ([]component.Component, error) {
 	if err != nil {
 		return nil, err
 	}
+	certificates := &certificates{server: s}
+	commands := control.NewServer(filepath.Join(config.RuntimeDir, control.Socket), "server", s.log)
+	control.Handle(commands, control.RotateCertificates, certificates.rotate)
+	control.Handle(commands, control.RotateTokens, tokens.rotate)
+
 	components := []component.Component{
-		&certificates{server: s},
+		certificates,
 		tokens,
+		commands,
 		store,
 		apiserver,
 		controllerManager,

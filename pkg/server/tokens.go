@@ -6,15 +6,16 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 
+	"github.com/kedge-k8s/kedge/pkg/bootstraptoken"
 	"github.com/kedge-k8s/kedge/pkg/config"
+	"github.com/kedge-k8s/kedge/pkg/control"
 	"github.com/kedge-k8s/kedge/pkg/join"
 	"github.com/kedge-k8s/kedge/pkg/pki"
 	"github.com/kedge-k8s/kedge/pkg/token"
@@ -27,8 +28,10 @@ type tokens struct {
 	paths  config.Paths
 	layout pki.Layout
 
+	client kubernetes.Interface // for bootstrap tokens
+
+	mu           sync.RWMutex
 	server, node token.Token
-	client       kubernetes.Interface // for bootstrap tokens
 }
 
 func newTokens(c config.Join, paths config.Paths, layout pki.Layout) *tokens {
@@ -91,6 +94,8 @@ func (t *tokens) Check(ctx context.Context, given token.Token) error {
 	if given.BootstrapID != "" {
 		return t.checkBootstrap(ctx, given)
 	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
 	own := t.node.Equal(given) || t.server.Equal(given)
 	if asServer, err := token.New(nil, token.Server, given.Secret()); err == nil && given.User == token.Node {
 		own = t.server.Equal(asServer) || own
@@ -104,24 +109,61 @@ func (t *tokens) Check(ctx context.Context, given token.Token) error {
 // checkBootstrap looks a bootstrap token up:
 // https://kubernetes.io/docs/reference/access-authn-authz/bootstrap-tokens/
 func (t *tokens) checkBootstrap(ctx context.Context, given token.Token) error {
-	secret, err := t.client.CoreV1().Secrets(metav1.NamespaceSystem).Get(ctx, bootstrapapi.BootstrapTokenSecretPrefix+given.BootstrapID, metav1.GetOptions{})
+	secret, err := t.client.CoreV1().Secrets(metav1.NamespaceSystem).Get(ctx, bootstraptoken.SecretName(given.BootstrapID), metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 		return fmt.Errorf("%w: make one with kedge token create on a server", join.ErrUnknownToken)
 	case err != nil:
 		return err
 	}
-	field := func(key string) string { return string(secret.Data[key]) }
-	stored, err := token.FromBasicAuth(field(bootstrapapi.BootstrapTokenIDKey), field(bootstrapapi.BootstrapTokenSecretKey))
-	if err != nil || secret.Type != corev1.SecretType(bootstrapapi.SecretTypeBootstrapToken) || !stored.Equal(given) ||
-		field(bootstrapapi.BootstrapTokenUsageAuthentication) != "true" {
+	stored, err := bootstraptoken.FromSecret(secret)
+	if err != nil || !stored.Equal(given) || !stored.Authenticates() {
 		return join.ErrUnknownToken
 	}
-	if expiry := field(bootstrapapi.BootstrapTokenExpirationKey); expiry != "" {
-		end, err := time.Parse(time.RFC3339, expiry)
-		if err != nil || time.Now().After(end) {
-			return fmt.Errorf("%w: it expired at %s; make one with kedge token create on a server", join.ErrUnknownToken, expiry)
-		}
+	if stored.Expired(time.Now()) {
+		return fmt.Errorf("%w: it expired at %s; make one with kedge token create on a server", join.ErrUnknownToken, stored.Expires.Format(time.RFC3339))
 	}
 	return nil
+}
+
+// rotate replaces the cluster's own tokens. From now on nobody joins with the old
+// ones; who has joined has certificates.
+func (t *tokens) rotate(context.Context, control.None) (control.Rotated, error) {
+	for _, configured := range []struct {
+		secret  config.Secret
+		options string
+	}{
+		{t.config.Token, "--token, --token-file or KEDGE_TOKEN"},
+		{t.config.AgentToken, "--agent-token, --agent-token-file or KEDGE_AGENT_TOKEN"},
+	} {
+		if configured.secret != "" {
+			return control.Rotated{}, fmt.Errorf("this server is given its token by its configuration (%s), and would have the old one again at its next start: change it there, and restart the server", configured.options)
+		}
+	}
+	ca, err := os.ReadFile(t.layout.ServerCA().Cert)
+	if err != nil {
+		return control.Rotated{}, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var rotated control.Rotated
+	for _, own := range []struct {
+		token *token.Token
+		user  string
+		path  string
+	}{
+		{&t.server, token.Server, t.paths.Token()},
+		{&t.node, token.Node, t.paths.AgentToken()},
+	} {
+		fresh, err := token.New(ca, own.user, token.NewSecret())
+		if err != nil {
+			return rotated, err
+		}
+		if err := token.WriteFile(own.path, fresh); err != nil {
+			return rotated, err
+		}
+		*own.token = fresh
+		rotated.Files = append(rotated.Files, own.path)
+	}
+	return rotated, nil
 }

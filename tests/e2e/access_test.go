@@ -113,31 +113,38 @@ func testPortForward(s *sandbox) {
 	s.rollout("deployment/web")
 	for _, target := range []string{"pod/" + s.pods("app=web")[0], "service/web"} {
 		port := map[bool]string{true: "80", false: "8080"}[target == "service/web"]
-		ctx, cancel := context.WithTimeout(s.t.Context(), limit)
-		defer cancel()
-		forward := s.node.Command(ctx, s.node.Binary, "kubectl", "--namespace", s.namespace, "port-forward", target, ":"+port)
-		stdout, err := forward.StdoutPipe()
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		if err := s.node.StartCommand(forward); err != nil {
-			s.t.Fatal(err)
-		}
-		lines := bufio.NewScanner(stdout)
-		if !lines.Scan() {
-			s.t.Fatalf("port-forward to %s printed nothing: %v", target, forward.Wait())
-		}
-		// Forwarding from 127.0.0.1:40001 -> 8080
-		at := strings.Fields(lines.Text())[2]
-		for range 3 {
-			answer, err := get(ctx, s.node, "http://"+at+"/hostname")
-			if err != nil || !strings.HasPrefix(answer, "web-") {
-				s.t.Errorf("the port forwarded to %s answers %q, error %v", target, answer, err)
-			}
-		}
-		_ = forward.Process.Kill()
-		_ = forward.Wait()
+		s.forwards(target, port, "web")
 	}
+}
+
+// forwards checks that a port forwarded to target is answered by a host whose
+// name begins with the given one.
+func (s *sandbox) forwards(target, port, name string) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), limit)
+	defer cancel()
+	forward := s.node.Command(ctx, s.node.Binary, "kubectl", "--namespace", s.namespace, "port-forward", target, ":"+port)
+	stdout, err := forward.StdoutPipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := s.node.StartCommand(forward); err != nil {
+		s.t.Fatal(err)
+	}
+	lines := bufio.NewScanner(stdout)
+	if !lines.Scan() {
+		s.t.Fatalf("port-forward to %s printed nothing: %v", target, forward.Wait())
+	}
+	// Forwarding from 127.0.0.1:40001 -> 8080
+	at := strings.Fields(lines.Text())[2]
+	for range 3 {
+		answer, err := get(ctx, s.node, "http://"+at+"/hostname")
+		if err != nil || !strings.HasPrefix(answer, name) {
+			s.t.Errorf("the port forwarded to %s answers %q, error %v", target, answer, err)
+		}
+	}
+	_ = forward.Process.Kill()
+	_ = forward.Wait()
 }
 
 // testInteractive uses kubectl as a person at a terminal does.
