@@ -369,10 +369,6 @@ func (n *Node) containerd(socket, cni string, systemd bool) (component.Component
 	if n.config.PauseImage != "" {
 		pause = n.config.PauseImage
 	}
-	runtimes := node.FindRuntimes()
-	for _, r := range runtimes {
-		n.log.Info("found a container runtime", "runtimeclass", r.Name, "program", r.Program)
-	}
 	dir := filepath.Join(n.paths.AgentEtc(), "containerd")
 	return node.NewContainerd(node.ContainerdConfig{
 		Root:             n.paths.Containerd(),
@@ -383,7 +379,7 @@ func (n *Node) containerd(socket, cni string, systemd bool) (component.Component
 		PauseImage:       pause,
 		Snapshotter:      n.snapshotter,
 		Runc:             filepath.Join(n.payload, "bin", "runc"),
-		Runtimes:         runtimes,
+		Runtimes:         node.FindRuntimes(),
 		CNIPlugins:       []string{filepath.Join(n.payload, "bin"), "/opt/cni/bin"},
 		CNIConfig:        cni,
 		RegistryConfig:   filepath.Join(dir, "certs.d"),
@@ -392,7 +388,7 @@ func (n *Node) containerd(socket, cni string, systemd bool) (component.Component
 		RestrictOOMScore: !n.host.HasCapability(unix.CAP_SYS_RESOURCE),
 		AppArmor:         exists("/sys/module/apparmor/parameters/enabled") && exists("/etc/apparmor.d"),
 		SELinux:          n.config.SELinux,
-	})
+	}, n.log)
 }
 
 func exists(path string) bool {

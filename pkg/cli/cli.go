@@ -13,19 +13,22 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/kedge-k8s/kedge/pkg/config"
+	"github.com/kedge-k8s/kedge/pkg/crictl"
 	"github.com/kedge-k8s/kedge/pkg/version"
 )
 
 // Main runs the program that argv names: kedge with its subcommands, or, by
-// the name of a link to it, kubectl or ctr. It returns the exit code.
+// the name of a link to it, kubectl, crictl or ctr. It returns the exit code.
 func Main(ctx context.Context, argv []string) int {
 	switch filepath.Base(argv[0]) {
 	case "kubectl":
 		return kubectl(argv[1:])
 	case "ctr":
 		return ctr(ctx, argv[1:])
+	case "crictl":
+		return crictl.Run(ctx, argv[1:], os.Stdin, os.Stdout, os.Stderr)
 	}
-	// These two have command lines of their own, which urfave/cli must not
+	// These have command lines of their own, which urfave/cli must not
 	// read: it would take their flags for its own.
 	if len(argv) > 1 {
 		switch argv[1] {
@@ -33,6 +36,8 @@ func Main(ctx context.Context, argv []string) int {
 			return kubectl(argv[2:])
 		case "ctr":
 			return ctr(ctx, argv[2:])
+		case "crictl":
+			return crictl.Run(ctx, argv[2:], os.Stdin, os.Stdout, os.Stderr)
 		}
 	}
 	err := newApp(os.Stdout, os.Stderr).RunContext(ctx, argv)
@@ -69,7 +74,10 @@ func newApp(out, errOut io.Writer) *cli.App {
 			serverCommand(),
 			agentCommand(),
 			{Name: "kubectl", Usage: "talk to the cluster: all of upstream's kubectl", SkipFlagParsing: true},
+			{Name: "crictl", Usage: "look at the containers, pods and images of this node", SkipFlagParsing: true},
 			{Name: "ctr", Usage: "talk to containerd, for debugging", SkipFlagParsing: true},
+			tokenCommand(),
+			certificateCommand(),
 			checkConfigCommand(),
 			completionCommand(),
 			versionCommand(),

@@ -67,10 +67,14 @@ func chooseKubeconfig(args []string) error {
 		}
 	}
 	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("you may not read %s: use sudo kedge kubectl, or start the server with --write-kubeconfig-group=GROUP --write-kubeconfig-mode=0640 and join that group", path)
+		return errUnreadable(path)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		fmt.Fprintf(os.Stderr, "kedge: there is no %s: start a cluster with sudo kedge server, or name another cluster's file with --kubeconfig\n", path)
 	}
 	return nil
+}
+
+func errUnreadable(path string) error {
+	return fmt.Errorf("you may not read %s: use sudo, or start the server with --write-kubeconfig-group=GROUP --write-kubeconfig-mode=0640 and join that group", path)
 }

@@ -117,11 +117,8 @@ type caller struct {
 // wrong into the runtime's words alone.
 func (c caller) call(ctx context.Context, method string, request, answer any, connection *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
 	limit := c.limit(request)
-	if limit > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, limit)
-		defer cancel()
-	}
+	ctx, cancel := within(ctx, limit)
+	defer cancel()
 	begin := time.Now()
 	err := invoke(ctx, method, request, answer, connection, options...)
 	// Not the request: it may hold a registry's password.
@@ -131,17 +128,33 @@ func (c caller) call(ctx context.Context, method string, request, answer any, co
 	}
 	s := status.Convert(err)
 	text := s.Message()
-	switch s.Code() {
-	case codes.DeadlineExceeded:
-		if limit > 0 && ctx.Err() != nil { // it is the limit here, not one of the runtime's own
-			text = fmt.Sprintf("no answer from %s to %s in %s; --timeout allows more", c.socket, filepath.Base(method), limit)
-		}
-	case codes.Unimplemented:
+	switch {
+	case errors.Is(context.Cause(ctx), errLimit):
+		text = fmt.Sprintf("no answer from %s to %s in %s; --timeout allows more", c.socket, filepath.Base(method), limit)
+	case s.Code() == codes.Unimplemented:
 		text = fmt.Sprintf("what listens at %s doesn't offer %s of the container runtime interface v1: %s", c.socket, filepath.Base(method), text)
-	case codes.Unavailable:
+	case s.Code() == codes.Unavailable:
 		text = fmt.Sprintf("the container runtime at %s doesn't answer: %s", c.socket, text)
 	}
 	return &callError{status: s, text: text}
+}
+
+// errLimit is why within has ended a context.
+var errLimit = errors.New("the time is over")
+
+// within ends a context when a time is over, unless that is zero. The context
+// has no deadline, which gRPC would tell the other side: that would cancel the
+// call on its own, at times before it is clear here that it took too long.
+func within(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := func() bool { return false }
+	if limit > 0 {
+		stop = time.AfterFunc(limit, func() { cancel(errLimit) }).Stop
+	}
+	return ctx, func() {
+		stop()
+		cancel(nil)
+	}
 }
 
 // limit is how long a call may take, or zero for as long as it needs.

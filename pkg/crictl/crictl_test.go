@@ -346,6 +346,10 @@ func TestTimeout(t *testing.T) {
 	if want := "crictl: no answer from " + socket + " to Version in 50ms; --timeout allows more\n"; got.err != want || got.code != 1 {
 		t.Errorf("got %+v, want %s", got, want)
 	}
+	got = crictl(t, socket, "-t", "1ms", "pull", "--pull-timeout", "50ms", "busybox")
+	if want := "crictl: pull busybox: it is not done in 50ms\n"; got.err != want || got.code != 1 {
+		t.Errorf("got %+v, want %s", got, want)
+	}
 }
 
 func TestNotARuntime(t *testing.T) {

@@ -40,7 +40,7 @@ type fakeRuntime struct {
 	calls      []string          // that change something
 	pulled     *runtime.PullImageRequest
 	measured   int           // how often stats were asked for
-	slow       chan struct{} // what Version waits for
+	slow       chan struct{} // what Version and PullImage wait for
 	asked      chan struct{} // if not nil, ContainerStatus tells that it is called
 }
 
@@ -182,12 +182,9 @@ func has(labels, selector map[string]string) bool {
 	return true
 }
 
-func (f *fakeRuntime) Version(ctx context.Context, _ *runtime.VersionRequest) (*runtime.VersionResponse, error) {
+func (f *fakeRuntime) Version(context.Context, *runtime.VersionRequest) (*runtime.VersionResponse, error) {
 	if f.slow != nil {
-		select {
-		case <-f.slow:
-		case <-ctx.Done():
-		}
+		<-f.slow
 	}
 	return &runtime.VersionResponse{Version: "0.1.0", RuntimeName: "fake", RuntimeVersion: "v9", RuntimeApiVersion: "v1"}, nil
 }
@@ -330,6 +327,9 @@ func (f *fakeRuntime) ImageStatus(_ context.Context, r *runtime.ImageStatusReque
 
 func (f *fakeRuntime) PullImage(_ context.Context, r *runtime.PullImageRequest) (*runtime.PullImageResponse, error) {
 	f.pulled = r
+	if f.slow != nil {
+		<-f.slow
+	}
 	if r.GetImage().GetImage() == "nowhere/x" {
 		return nil, status.Error(codes.NotFound, "failed to pull: not found")
 	}

@@ -206,13 +206,13 @@ func (t *tool) pull(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx := c.Context
-	if limit := c.Duration("pull-timeout"); limit > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, limit)
-		defer cancel()
-	}
+	limit := c.Duration("pull-timeout")
+	ctx, cancel := within(c.Context, limit)
+	defer cancel()
 	answer, err := t.PullImage(ctx, &runtime.PullImageRequest{Image: spec, Auth: auth})
+	if errors.Is(context.Cause(ctx), errLimit) {
+		return fmt.Errorf("pull %s: it is not done in %s", ref, limit)
+	}
 	if err != nil {
 		return fmt.Errorf("pull %s: %w", ref, err)
 	}

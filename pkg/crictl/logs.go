@@ -66,9 +66,9 @@ func (t *tool) logs(c *cli.Context) error {
 	}
 	// What the library has to say of a half-written line helps nobody here.
 	ctx := klog.NewContext(c.Context, logr.Discard())
-	err = logs.ReadLogs(ctx, path, container.GetId(), options, statusReader{client: t.cri.RuntimeServiceClient}, t.out, t.errOut)
-	if c.Context.Err() != nil {
-		return nil // whoever follows has seen enough
+	err = logs.ReadLogs(ctx, path, container.GetId(), options, statusReader{client: t.RuntimeServiceClient}, t.out, t.errOut)
+	if c.Err() != nil {
+		err = nil // whoever follows has seen enough
 	}
 	return err
 }

@@ -58,14 +58,11 @@ func (t *tool) exec(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, limit := c.Context, time.Duration(c.Int64("timeout"))*time.Second
-	if limit > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, limit)
-		defer cancel()
-	}
+	limit := time.Duration(c.Int64("timeout")) * time.Second
+	ctx, cancel := within(c.Context, limit)
+	defer cancel()
 	err = t.stream(ctx, answer.GetUrl(), tty, t.inputIf(stdin))
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+	if errors.Is(context.Cause(ctx), errLimit) {
 		return fmt.Errorf("the command has not ended in %s", limit)
 	}
 	return err
@@ -190,7 +187,7 @@ func (t *tool) portForward(c *cli.Context) error {
 		return err
 	}
 	dialer := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, location)
-	forwarder, err := portforward.New(dialer, c.Args().Tail(), c.Context.Done(), make(chan struct{}), t.out, t.errOut)
+	forwarder, err := portforward.New(dialer, c.Args().Tail(), c.Done(), make(chan struct{}), t.out, t.errOut)
 	if err != nil {
 		return err
 	}

@@ -73,10 +73,10 @@ type Config struct {
 
 // Network is the pod network of one node as a component.
 type Network struct {
-	config  Config
-	conf    *subnet.Config
-	nodes   *nodes
-	client  corev1.NodeInterface
+	config Config
+	conf   *subnet.Config
+	nodes  *nodes
+	client corev1.NodeInterface
 	// connections of the client
 	connections *connrotation.Dialer
 	session     *session // what runs, nil before the first registration; only the loop uses it

@@ -535,21 +535,21 @@ func TestDualStack(t *testing.T) {
 		n.config.ClusterCIDRs = append(slices.Clone(ipv4), netip.MustParsePrefix("fd00:42::/56"))
 		n.config.NodeIPs = append(n.config.NodeIPs, netip.MustParseAddr(fmt.Sprintf("fd00:18::%d", i+1)))
 		n.config.IPv6Masq = true
-		c.join(n, fmt.Sprintf("10.42.%d.0/24", 101+i), fmt.Sprintf("fd00:42:0:%d::/64", 101+i))
+		c.join(n, fmt.Sprintf("10.42.%d.0/24", 101+i), fmt.Sprintf("fd00:42:0:%d::/64", 11+i))
 	}
 	both := func() {
 		t.Helper()
 		one.reaches("10.42.101.1", "10.42.102.1", "10.42.101.1")
-		one.reaches("fd00:42:0:101::1", "fd00:42:0:102::1", "fd00:42:0:101::1")
+		one.reaches("fd00:42:0:11::1", "fd00:42:0:12::1", "fd00:42:0:11::1")
 		one.reaches("10.42.101.1", outside.Address.String(), one.Address.String())
-		one.reaches("fd00:42:0:101::1", "fd00:18::3", "fd00:18::1")
+		one.reaches("fd00:42:0:11::1", "fd00:18::3", "fd00:18::1")
 	}
 
 	one.start()
 	two.start()
 	both()
-	one.reaches("fd00:18::1", "fd00:42:0:102::1", "fd00:42:0:101::")
-	one.shows("cat /etc/cni/net.d/10-kedge.conflist; ip link", `"mtu": 1430`, `"10.42.101.0/24"`, `"fd00:42:0:101::/64"`, "flannel.1: ", "flannel-v6.1: ", "no mtu 1450")
+	one.reaches("fd00:18::1", "fd00:42:0:12::1", "fd00:42:0:11::")
+	one.shows("cat /etc/cni/net.d/10-kedge.conflist; ip link", `"mtu": 1430`, `"10.42.101.0/24"`, `"fd00:42:0:11::/64"`, "flannel.1: ", "flannel-v6.1: ", "no mtu 1450")
 	one.sh("ip link delete flannel-v6.1")
 	both()
 
@@ -559,7 +559,7 @@ func TestDualStack(t *testing.T) {
 		n.start()
 	}
 	both()
-	one.shows("ip -6 route", "fd00:42:0:102::/64 via fd00:18::2 dev eth0", "no flannel")
+	one.shows("ip -6 route", "fd00:42:0:12::/64 via fd00:18::2 dev eth0", "no flannel")
 
 	// The addresses of one family only.
 	for _, n := range []*node{one, two} {
@@ -568,7 +568,7 @@ func TestDualStack(t *testing.T) {
 		n.config.ClusterCIDRs = n.config.ClusterCIDRs[1:]
 		n.start()
 	}
-	one.reaches("fd00:42:0:101::1", "fd00:42:0:102::1", "fd00:42:0:101::1")
+	one.reaches("fd00:42:0:11::1", "fd00:42:0:12::1", "fd00:42:0:11::1")
 	one.shows("ip link", "flannel-v6.1: ", "no flannel.1: ")
 	if got := c.annotation(one, "public-ip"); got != "" {
 		t.Errorf("a network without IPv4 has the IPv4 address %s", got)

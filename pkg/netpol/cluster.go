@@ -88,7 +88,7 @@ type containerPort struct {
 // members are the pods of a group, kept for groups that the table has.
 type members struct {
 	group
-	families   [2]bool
+	sets       [2]string // their names, empty for families without
 	identities map[*identity]struct{}
 }
 
@@ -234,14 +234,14 @@ func (c *cluster) leave(g *members, id *identity) {
 // goes between two looks at the changes is none.
 func (c *cluster) record(g *members, p *pod, addr netip.Addr, added bool) {
 	f := familyOf(addr)
-	if !g.families[f] {
+	if g.sets[f] == "" {
 		return
 	}
 	element, ok := g.element(p, addr)
 	if !ok {
 		return
 	}
-	ch := change{g.set(f), element}
+	ch := change{g.sets[f], element}
 	if was, pending := c.changes[ch]; pending && was != added {
 		delete(c.changes, ch)
 	} else {
@@ -514,8 +514,8 @@ func (c *cluster) build() *ruleset {
 	c.groups = wanted
 	for _, g := range wanted {
 		for _, f := range families {
-			if g.families[f] {
-				rs.sets[g.set(f)] = set{keyType: g.keyType(f), comment: g.String(), members: c.membersOf(g, f)}
+			if name := g.sets[f]; name != "" {
+				rs.sets[name] = set{keyType: g.keyType(f), comment: g.name, members: c.membersOf(g, f)}
 			}
 		}
 	}
@@ -535,20 +535,21 @@ func (id *identity) isolating(d direction) []*policy {
 // want adds groups to those whose members are known from now on.
 func (c *cluster) want(wanted map[string]*members, f family, groups []group) {
 	for _, g := range groups {
-		name := g.String()
-		m := wanted[name]
+		m := wanted[g.name]
 		if m == nil {
-			if m = c.groups[name]; m == nil {
+			if m = c.groups[g.name]; m == nil {
 				m = &members{group: g, identities: map[*identity]struct{}{}}
 				for _, ns := range c.namespaces {
 					c.decide(m, ns)
 				}
 			} else {
-				m.families = [2]bool{}
+				m.sets = [2]string{}
 			}
-			wanted[name] = m
+			wanted[g.name] = m
 		}
-		m.families[f] = true
+		if m.sets[f] == "" {
+			m.sets[f] = g.set(f)
+		}
 	}
 }
 

@@ -324,8 +324,7 @@ func TestChangesAreSmall(t *testing.T) {
 	if got := w.write(); got != "" {
 		t.Errorf("nothing changed, but written was\n%s", got)
 	}
-	group := group{peers: peers{namespaces: labels.SelectorFromSet(labels.Set{"ns": "w"}), pods: labels.Everything()}}
-	set := group.set(ip4)
+	set := newGroup(peers{namespaces: labels.SelectorFromSet(labels.Set{"ns": "w"}), pods: labels.Everything()}, nil).set(ip4)
 
 	remote := testPod("w/new", false, 9, 80)
 	remote.addrs = remote.addrs[:1]

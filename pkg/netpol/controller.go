@@ -20,7 +20,7 @@ import (
 const (
 	// pause is between two transactions at least: changes that come thick and
 	// fast are written together, and one that comes alone at once.
-	pause = 50 * time.Millisecond
+	pause = 30 * time.Millisecond
 
 	firstRetry, lastRetry = time.Second, 30 * time.Second
 )

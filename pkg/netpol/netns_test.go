@@ -211,7 +211,9 @@ func answerUDP(conn net.PacketConn) {
 	}
 }
 
-const patience = 400 * time.Millisecond
+// patience is how long connections are waited for. What should pass is tried
+// again, so that it may be short.
+const patience = 250 * time.Millisecond
 
 // dial opens a connection from the host's address of the family to another.
 func (h host) dial(network string, to netip.AddrPort) (net.Conn, error) {

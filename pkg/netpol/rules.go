@@ -28,11 +28,14 @@ var lanes = func() (all []lane) {
 }()
 
 // String is the name of the lane's verdict map, and what its chains' begin with.
-func (l lane) String() string {
+func (l lane) String() string { return l.dispatch() + "-" + l.family.String() }
+
+// dispatch is the chain in which packets of both families find their lane.
+func (l lane) dispatch() string {
 	if l.reply {
-		return fmt.Sprintf("%s-reply-%s", l.direction, l.family)
+		return l.direction.String() + "-reply"
 	}
-	return fmt.Sprintf("%s-%s", l.direction, l.family)
+	return l.direction.String()
 }
 
 // pod is where packets have the address of the pod that the policies are for.
@@ -111,8 +114,7 @@ func newRuleset() *ruleset {
 	}
 	for _, l := range lanes {
 		rs.sets[l.String()] = set{keyType: l.family.addrType(), verdicts: true, elements: map[string]string{}}
-		name := strings.TrimSuffix(l.String(), "-"+l.family.String())
-		rs.addRules(name, l.pod()+" vmap @"+l.String())
+		rs.addRules(l.dispatch(), l.pod()+" vmap @"+l.String())
 	}
 	for _, f := range families {
 		name := selfPrefix + f.String()
@@ -229,7 +231,7 @@ func (c *policyChain) allow(l lane, r rule) {
 
 // allowNamed allows a named port of peers: each peer has its own number for it.
 func (c *policyChain) allowNamed(l lane, r rule, port namedPort) {
-	lookUp := func(p peers) string { return l.endpoint() + " " + c.lookUp(l, group{peers: p, port: &port}) }
+	lookUp := func(p peers) string { return l.endpoint() + " " + c.lookUp(l, newGroup(p, &port)) }
 	for _, p := range r.peers {
 		c.accept(lookUp(p))
 	}
@@ -245,7 +247,7 @@ func (c *policyChain) peerMatches(l lane, r rule) []string {
 	}
 	var matches []string
 	for _, p := range r.peers {
-		matches = append(matches, l.peer()+" "+c.lookUp(l, group{peers: p}))
+		matches = append(matches, l.peer()+" "+c.lookUp(l, newGroup(p, nil)))
 	}
 	if match, some := blockMatch(l, r); some {
 		matches = append(matches, match)
@@ -287,22 +289,24 @@ func (c *policyChain) accept(matches ...string) {
 type group struct {
 	peers
 	port *namedPort
+	name string // which says all of it
 }
 
-func (g group) String() string {
-	if g.port != nil {
-		return g.peers.String() + ":" + g.port.String()
+func newGroup(p peers, port *namedPort) group {
+	g := group{peers: p, port: port, name: p.String()}
+	if port != nil {
+		g.name += ":" + port.String()
 	}
-	return g.peers.String()
+	return g
 }
 
 // set is the name of the group's set.
 func (g group) set(f family) string {
-	kind := "pods"
+	kind := "pods-"
 	if g.port != nil {
-		kind = "ports"
+		kind = "ports-"
 	}
-	return fmt.Sprintf("%s-%s-%s", kind, f, digest(g.String()))
+	return kind + f.String() + "-" + digest(g.name)
 }
 
 func (g group) keyType(f family) string {
@@ -317,5 +321,5 @@ func endpointType(f family) string { return f.addrType() + " . inet_proto . inet
 // localPorts is the name of the set of the ports that pods of this node have
 // under a name.
 func localPorts(f family, port namedPort) string {
-	return fmt.Sprintf("local-%s-%s", f, port)
+	return "local-" + f.String() + "-" + port.String()
 }

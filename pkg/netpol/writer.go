@@ -26,9 +26,14 @@ func rebuild(tx *knftables.Transaction, to *ruleset) {
 // of those sets of peers that are in both. It first makes what others refer to,
 // and removes last what others referred to.
 func update(tx *knftables.Transaction, from, to *ruleset, changes map[change]bool) {
+	if from == to { // as after changes of other nodes' pods
+		updateMembers(tx, from, to, changes)
+		return
+	}
 	addSets(tx, from, to)
 	updateChains(tx, from, to)
-	updateElements(tx, from, to, changes)
+	updateElements(tx, from, to)
+	updateMembers(tx, from, to, changes)
 	removeChains(tx, from, to)
 	removeSets(tx, from, to)
 }
@@ -82,7 +87,7 @@ func updateChains(tx *knftables.Transaction, from, to *ruleset) {
 	}
 }
 
-func updateElements(tx *knftables.Transaction, from, to *ruleset, changes map[change]bool) {
+func updateElements(tx *knftables.Transaction, from, to *ruleset) {
 	for _, name := range sorted(to.sets) {
 		before, s := from.sets[name], to.sets[name]
 		// An element that is to have another verdict is removed and added.
@@ -102,6 +107,9 @@ func updateElements(tx *knftables.Transaction, from, to *ruleset, changes map[ch
 			}
 		}
 	}
+}
+
+func updateMembers(tx *knftables.Transaction, from, to *ruleset, changes map[change]bool) {
 	for ch, added := range changes {
 		_, was := from.sets[ch.set]
 		s, is := to.sets[ch.set]

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,13 +22,14 @@ import (
 type Containerd struct {
 	config ContainerdConfig
 	file   []byte // the rendered configuration
+	log    *slog.Logger
 	server *server.Server
 	cancel context.CancelFunc
 }
 
 // NewContainerd checks the user's template, and that no settings of the user's
 // are where those of the registries belong.
-func NewContainerd(c ContainerdConfig) (*Containerd, error) {
+func NewContainerd(c ContainerdConfig, log *slog.Logger) (*Containerd, error) {
 	if err := c.Registries.Check(c.RegistryConfig); err != nil {
 		return nil, err
 	}
@@ -35,7 +37,7 @@ func NewContainerd(c ContainerdConfig) (*Containerd, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Containerd{config: c, file: file}, nil
+	return &Containerd{config: c, file: file, log: log}, nil
 }
 
 func (*Containerd) Name() string    { return "containerd" }
@@ -46,6 +48,9 @@ func (*Containerd) Needs() []string { return nil }
 func (c *Containerd) Start(ctx context.Context) error {
 	if err := c.writeConfig(); err != nil {
 		return err
+	}
+	for _, r := range c.config.Runtimes {
+		c.log.Info("found a container runtime", "component", c.Name(), "runtimeclass", r.Name, "program", r.Program)
 	}
 	life, cancel := context.WithCancel(context.Background())
 	c.cancel = cancel

@@ -91,7 +91,8 @@ func (c Config) host(name string) host {
 	return c.hosts[all]
 }
 
-// Load reads a file. What can't be used is refused with the line it is on.
+// Load reads a file. What can't be used is refused with the line it is on. The
+// error is fs.ErrNotExist only if the file itself does not exist.
 func Load(path string) (Config, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
@@ -118,9 +119,10 @@ type reader struct {
 	config Config
 }
 
-// refuse says what is wrong with a node.
+// refuse says what is wrong with a node. It wraps no error: that a file named
+// there does not exist must not look as if this one did not.
 func (r *reader) refuse(n *yaml.Node, at, format string, args ...any) error {
-	return fmt.Errorf("%s:%d: %s%w", r.path, n.Line, at, fmt.Errorf(format, args...))
+	return fmt.Errorf("%s:%d: %s%s", r.path, n.Line, at, fmt.Sprintf(format, args...))
 }
 
 // parse returns the root of the only YAML document, nil if that is empty.
@@ -242,7 +244,7 @@ func (r *reader) endpoints(n *yaml.Node, at string) ([]endpoint, error) {
 		}
 		e, err := parseEndpoint(text)
 		if err != nil {
-			return nil, r.refuse(item, at, "%w", err)
+			return nil, r.refuse(item, at, "%v", err)
 		}
 		if slices.Contains(endpoints, e) {
 			return nil, r.refuse(item, at, "%s is given twice", e.url)
@@ -308,10 +310,10 @@ func (r *reader) tls(n *yaml.Node, at string) (tlsFiles, error) {
 		return tlsFiles{}, err
 	}
 	if err := files.checkCA(); err != nil {
-		return tlsFiles{}, r.refuse(ca, at, "ca_file: %w", err)
+		return tlsFiles{}, r.refuse(ca, at, "ca_file: %v", err)
 	}
 	if err := files.checkPair(); err != nil {
-		return tlsFiles{}, r.refuse(n, at, "%w", err)
+		return tlsFiles{}, r.refuse(n, at, "%v", err)
 	}
 	return files, nil
 }

@@ -110,6 +110,9 @@ func TestRefused(t *testing.T) {
 			if err == nil {
 				t.Fatal("is accepted")
 			}
+			if errors.Is(err, fs.ErrNotExist) {
+				t.Error("is taken for a file that does not exist")
+			}
 			want := path + ":" + strings.ReplaceAll(test.want, "DIR", dir)
 			if got := err.Error(); got != want && (!strings.HasSuffix(want, ": ") || !strings.HasPrefix(got, want)) {
 				t.Errorf("got  %s\nwant %s", got, want)

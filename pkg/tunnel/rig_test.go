@@ -23,7 +23,7 @@ import (
 	"time"
 )
 
-const limit = 30 * time.Second // for what should take milliseconds
+const limit = time.Minute // for what should take milliseconds
 
 // eventually waits for a condition.
 func eventually(t *testing.T, what string, condition func() bool) {

@@ -1,0 +1,211 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v2"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/kedge-k8s/kedge/pkg/config"
+	"github.com/kedge-k8s/kedge/pkg/control"
+	"github.com/kedge-k8s/kedge/pkg/datadir"
+	"github.com/kedge-k8s/kedge/pkg/pki"
+)
+
+func certificateCommand() *cli.Command {
+	flags := flagsOf(placeOptions())
+	return group(&cli.Command{
+		Name:  "certificate",
+		Usage: "look at the certificates of this machine, and replace them",
+		Description: `Certificates are valid for a year. A running Kedge renews them four months
+before their end, without a restart, so that there is nothing to do.`,
+		Subcommands: []*cli.Command{
+			{
+				Name:      "check",
+				Usage:     "list the certificates of this machine and when they end",
+				UsageText: "kedge certificate check [options]",
+				Description: `Kedge need not run. Ends with exit code 1 when a certificate has expired.
+WARNING is for what should have been renewed a month ago, what is not valid yet
+(look at the clock), and a CA in its last year.`,
+				Flags:  append(flags, &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "Print as `FORM`: table or json", Value: "table"}),
+				Action: checkCertificates,
+			},
+			{
+				Name:      "rotate",
+				Usage:     "replace all keys and certificates of this machine, but for those of CAs",
+				UsageText: "kedge certificate rotate [options]",
+				Description: `The running server or agent does it without a restart. On a server that does
+not run it is done for its next start. The old certificates stay valid until
+their end: there are no lists of revoked ones.`,
+				Flags:  flags,
+				Action: rotateCertificates,
+			},
+		},
+	})
+}
+
+// placeOptions are the options that say where a machine keeps its state.
+func placeOptions() []config.Option {
+	var place []config.Option
+	for _, o := range config.ServerOptions() {
+		if o.Name == "config" || o.Name == "data-dir" {
+			place = append(place, o)
+		}
+	}
+	return place
+}
+
+// places says where this machine keeps its certificates, whatever its role.
+func places(c *cli.Context) (paths config.Paths, kubeconfig string) {
+	flags := given(c, placeOptions())
+	var args []string
+	for name, values := range flags {
+		for _, value := range values {
+			args = append(args, "--"+name+"="+value)
+		}
+	}
+	paths, kubeconfig = config.Paths{DataDir: config.DataDir(args, os.Environ())}, config.DefaultKubeconfig
+	if server, err := config.LoadServer(flags, os.Environ()); err == nil {
+		kubeconfig = server.Kubeconfig.Path
+	}
+	return paths, kubeconfig
+}
+
+func checkCertificates(c *cli.Context) error {
+	if err := noArguments(c); err != nil {
+		return err
+	}
+	asJSON, err := wantsJSON(c, "table")
+	if err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("the certificates of this machine are for root alone: use sudo")
+	}
+	paths, kubeconfig := places(c)
+	entries, err := findCertificates(paths, kubeconfig)
+	if err != nil {
+		return err
+	}
+	if len(entries) == 0 {
+		return fmt.Errorf("there are no certificates in %s: neither a server nor an agent has run here; name another with --data-dir", paths.DataDir)
+	}
+	if asJSON {
+		err = printJSON(c, entries)
+	} else {
+		err = printCertificates(c, entries)
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Status == pki.Expired {
+			return cli.Exit("", 1)
+		}
+	}
+	return nil
+}
+
+func printCertificates(c *cli.Context, entries []pki.Entry) error {
+	const form = "2006-01-02 15:04"
+	w := tabwriter.NewWriter(c.App.Writer, 0, 8, 3, ' ', 0)
+	fmt.Fprintln(w, "STATUS\tDAYS LEFT\tEXPIRES (UTC)\tNOT BEFORE\tUSAGE\tSUBJECT\tFILE")
+	for _, e := range entries {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.Status, strconv.Itoa(e.DaysLeft),
+			e.NotAfter.UTC().Format(form), e.NotBefore.UTC().Format(form), e.Usage, e.Subject, e.File)
+	}
+	return w.Flush()
+}
+
+// findCertificates describes all certificates of a machine.
+func findCertificates(paths config.Paths, kubeconfig string) ([]pki.Entry, error) {
+	var all []pki.Entry
+	for _, dir := range []string{paths.TLS(), paths.AgentPKI()} {
+		files, err := filepath.Glob(filepath.Join(dir, "*.crt"))
+		if err != nil {
+			return nil, err
+		}
+		for _, file := range files {
+			entries, err := pki.InspectFile(file)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, entries...)
+		}
+	}
+	entries, err := inKubeconfig(kubeconfig)
+	return append(all, entries...), err
+}
+
+// inKubeconfig describes the client certificate in a kubeconfig.
+func inKubeconfig(path string) ([]pki.Entry, error) {
+	content, err := clientcmd.LoadFromFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	context := content.Contexts[content.CurrentContext]
+	if context == nil || content.AuthInfos[context.AuthInfo] == nil {
+		return nil, nil
+	}
+	data := content.AuthInfos[context.AuthInfo].ClientCertificateData
+	if len(data) == 0 {
+		return nil, nil
+	}
+	return pki.Inspect(path, data)
+}
+
+func rotateCertificates(c *cli.Context) error {
+	if err := noArguments(c); err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("the keys of this machine are for root alone: use sudo")
+	}
+	rotated, err := control.Call[control.None, control.Rotated](c.Context, controlSocket(), control.RotateCertificates, control.None{})
+	if errors.Is(err, control.ErrNotRunning) {
+		paths, _ := places(c)
+		return rotateStopped(c, paths)
+	}
+	if err != nil {
+		return fmt.Errorf("replace keys and certificates: %w", err)
+	}
+	for _, file := range rotated.Files {
+		fmt.Fprintln(c.App.Writer, file)
+	}
+	fmt.Fprintln(c.App.ErrWriter, "Keys and certificates are replaced; Kedge takes them into use within minutes, without a restart.")
+	return nil
+}
+
+// rotateStopped replaces keys and certificates of a server that does not run.
+func rotateStopped(c *cli.Context, paths config.Paths) error {
+	if _, err := os.Stat(paths.TLS()); err != nil {
+		if _, err := os.Stat(paths.AgentPKI()); err == nil {
+			return errors.New("no Kedge is running here: an agent gets new certificates at each start, and new keys when this is run while it runs")
+		}
+		return fmt.Errorf("no Kedge is running here, and none has run with the data directory %s: name another with --data-dir", paths.DataDir)
+	}
+	dir := datadir.Dir{Root: paths.DataDir, Role: paths.Server()}
+	if err := dir.Check(); err != nil {
+		return err
+	}
+	release, err := dir.Claim()
+	if err != nil {
+		return err
+	}
+	defer release()
+	count, err := pki.ReissueAll(paths.TLS())
+	if err != nil {
+		return fmt.Errorf("replace keys and certificates: %w", err)
+	}
+	fmt.Fprintf(c.App.ErrWriter, "No Kedge is running here: %d keys and certificates in %s are replaced for its next start, which also writes the administrator's kubeconfig anew.\n", count, paths.TLS())
+	return nil
+}
