@@ -44,9 +44,9 @@ func TestLog(t *testing.T) {
 
 // An exec goes both ways, and what is written right before the end arrives.
 func TestExec(t *testing.T) {
-	r := newRig(t, nil)
+	r := newRig(t, func(t *timing) { t.linger = time.Minute })
 	r.agent(nil)
-	rest, closed := make(chan string, 1), make(chan struct{})
+	rest, failed, closed := make(chan string, 1), make(chan error, 1), make(chan struct{})
 	conn := r.tunneled(target(t, func(c *net.TCPConn) {
 		in := bufio.NewReader(c)
 		for {
@@ -54,8 +54,9 @@ func TestExec(t *testing.T) {
 			if line == "exit\n" {
 				go func() { _, _ = io.Copy(c, zeros{}) }() // it has something to say, too
 				<-closed
-				text, _ := io.ReadAll(in)
+				text, err := io.ReadAll(in)
 				rest <- string(text)
+				failed <- err
 				return
 			}
 			if err != nil {
@@ -79,6 +80,9 @@ func TestExec(t *testing.T) {
 	close(closed)
 	if got := within(t, "the end", func() string { return <-rest }); got != last {
 		t.Errorf("of the last %d bytes, %d arrive", len(last), len(got))
+	}
+	if err := <-failed; err != nil {
+		t.Errorf("and then %v", err)
 	}
 }
 
@@ -181,7 +185,7 @@ func TestTargetEnds(t *testing.T) {
 // A target that does not end when its stream is closed is cut off after a while.
 func TestTargetStays(t *testing.T) {
 	r := newRig(t, func(t *timing) { t.linger = 10 * time.Millisecond })
-	r.agent(nil)
+	a := r.agent(nil)
 	left := make(chan struct{})
 	conn := r.tunneled(target(t, func(c *net.TCPConn) {
 		_, _ = c.Read(make([]byte, 1)) // the end
@@ -200,6 +204,7 @@ func TestTargetStays(t *testing.T) {
 	_ = quiet.Close()
 	within(t, "the target", func() any { <-left; return nil })
 	eventually(t, "no streams", func() bool { return r.session("n1").conn.InFlight() == 0 })
+	a.stop() // ends although the quiet target is still there
 }
 
 // A stream behaves as a network connection: deadlines, closing, concurrent use.
