@@ -43,8 +43,9 @@ ZSTD := $(if $(filter fast,$(PACK)),3,19)
 
 BUILD_PACKAGES := ca-certificates gcc git libc6-dev libseccomp-dev pkg-config zstd
 TEST_PACKAGES := busybox-static iproute2 nftables procps shellcheck util-linux
+VM_PACKAGES := debootstrap e2fsprogs qemu-system-x86 qemu-utils
 
-.PHONY: help build run test unit e2e bench lint release clean deps test-deps images FORCE
+.PHONY: help build run test unit e2e vm bench lint release clean deps test-deps images FORCE
 
 help: ## list the targets
 	@echo "Kedge $(VERSION) ($(COMMIT), $(TREE))"; echo
@@ -153,12 +154,12 @@ $(LINT): tools/go.mod
 	CGO_ENABLED=0 go -C tools build -o $(abspath $@) github.com/golangci/golangci-lint/v2/cmd/golangci-lint && touch $@
 
 lint: $(LINT) test-deps ## look at the code: golangci-lint, shellcheck
-	$(LINT) run --build-tags '$(TAGS) e2e' ./...
+	$(LINT) run --build-tags '$(TAGS) e2e vm' ./...
 	cd cmd/addons && $(abspath $(LINT)) run ./...
-	shellcheck -x -P SCRIPTDIR scripts/*.sh .ci/run
+	shellcheck -x -P SCRIPTDIR scripts/*.sh tests/vm/*.sh .ci/run
 
 # Packages with unit tests import nothing heavy: -race builds them in seconds.
-UNIT = $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./cmd/... ./pkg/... ./scripts/... ./tests/bench/... ./tests/images/... ./tests/testbed/...)
+UNIT = $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./cmd/... ./pkg/... ./scripts/... ./tests/bench/... ./tests/images/... ./tests/testbed/... ./tests/vm/...)
 
 unit: $(BIN)/pause $(BIN)/nft $(BIN)/cni build/nft/packages ## unit tests, with the race detector
 	go test -race -count=1 $(UNIT)
@@ -169,6 +170,10 @@ images: ## the tests' own container images
 
 e2e: build images ## tests of behaviour: dist/kedge on hosts in namespaces (as root)
 	go test -tags e2e -count=1 -timeout 30m -parallel 4 ./tests/e2e
+
+vm: build images test-deps ## tests of behaviour in virtual machines with systemd; a quarter of an hour (as root)
+	@$(call install,$(VM_PACKAGES))
+	go test -tags vm -count=1 -timeout 60m ./tests/vm
 
 bench: build images test-deps ## measure Kedge beside the stock components (as root)
 	go run ./tests/bench

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -93,7 +94,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	return manager.Run(ctx, stopLimit, component.Hooks{
 		Started: func(ctx context.Context) { a.announce(ctx, member, began) },
 		Stopping: func(err error) {
-			if err != nil {
+			if err != nil && !errors.Is(err, component.ErrRestart) {
 				a.gate.Release()
 			}
 			a.gate.Close()

@@ -273,6 +273,14 @@ func (n *Node) annotations() map[string]string {
 	}
 }
 
+// systemdCgroups says whether systemd manages the cgroups that pods get. In a
+// container its directory may be visible although it manages another tree: the
+// root that this process is in would be empty if systemd ran here.
+func (n *Node) systemdCgroups() bool {
+	foreign := n.cgroups.Nested && n.cgroups.AtRoot()
+	return n.cgroups.Version == 2 && !foreign && exists("/run/systemd/system")
+}
+
 // Credentials are the files that a node's parts are known by, and know others by.
 type Credentials struct {
 	ClientCA string // bundle that signs the kubelet's clients
@@ -297,7 +305,7 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 	agentEtc := n.paths.AgentEtc()
 	socket := filepath.Join(config.RuntimeDir, "containerd", "containerd.sock")
 	cni := filepath.Join(agentEtc, "cni", "net.d")
-	systemd := n.cgroups.Version == 2 && exists("/run/systemd/system")
+	systemd := n.systemdCgroups()
 	runtimeEndpoint := n.config.RuntimeEndpoint
 	if runtimeEndpoint == "" {
 		runtimeEndpoint = "unix://" + socket
@@ -337,6 +345,9 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 		Log:          n.log,
 	})
 	components := []component.Component{kubelet, n.network, node.NewAnnotations(n.config.Name, s.Credentials.Agent, n.annotations(), n.log)}
+	if len(n.config.IPs) == 0 {
+		components = append(components, &addressWatch{node: n, families: s.Cluster.ClusterCIDRs})
+	}
 	if n.config.RuntimeEndpoint == "" {
 		containerd, err := n.containerd(socket, cni, systemd)
 		if err != nil {

@@ -48,8 +48,8 @@ func (t Token) Authenticates() bool { return slices.Contains(t.Usages, UsageAuth
 // Expired says whether the token has ended.
 func (t Token) Expired(now time.Time) bool { return !t.Expires.IsZero() && !now.Before(t.Expires) }
 
-// validate refuses what the cluster would not take for a token.
-func (t Token) validate() error {
+// Validate refuses what the cluster would not take for a token.
+func (t Token) Validate() error {
 	if t.BootstrapID == "" {
 		return errors.New("a bootstrap token has the form <id>.<secret> of 6 and 16 characters of a-z and 0-9; kedge token generate makes one")
 	}
@@ -93,7 +93,7 @@ func (t Token) secret() *corev1.Secret {
 	}
 	return &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: SecretName(t.BootstrapID), Namespace: metav1.NamespaceSystem},
-		Type:       corev1.SecretType(api.SecretTypeBootstrapToken),
+		Type:       api.SecretTypeBootstrapToken,
 		StringData: data,
 	}
 }
@@ -103,9 +103,9 @@ func (t Token) secret() *corev1.Secret {
 func FromSecret(secret *corev1.Secret) (Token, error) {
 	field := func(key string) string { return string(secret.Data[key]) }
 	fail := func(err error) (Token, error) {
-		return Token{}, fmt.Errorf("Secret %s/%s is no bootstrap token: %w", secret.Namespace, secret.Name, err)
+		return Token{}, fmt.Errorf("secret %s/%s is no bootstrap token: %w", secret.Namespace, secret.Name, err)
 	}
-	if string(secret.Type) != string(api.SecretTypeBootstrapToken) {
+	if secret.Type != api.SecretTypeBootstrapToken {
 		return fail(fmt.Errorf("its type is %q, not %q", secret.Type, api.SecretTypeBootstrapToken))
 	}
 	credential, err := token.FromBasicAuth(field(api.BootstrapTokenIDKey), field(api.BootstrapTokenSecretKey))
@@ -134,7 +134,7 @@ func FromSecret(secret *corev1.Secret) (Token, error) {
 
 // Create adds a token to the cluster.
 func Create(ctx context.Context, client kubernetes.Interface, t Token) error {
-	if err := t.validate(); err != nil {
+	if err := t.Validate(); err != nil {
 		return err
 	}
 	_, err := client.CoreV1().Secrets(metav1.NamespaceSystem).Create(ctx, t.secret(), metav1.CreateOptions{})

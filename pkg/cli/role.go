@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/kedge-k8s/kedge/pkg/component"
 	"github.com/kedge-k8s/kedge/pkg/config"
 	"github.com/kedge-k8s/kedge/pkg/log"
 	"github.com/kedge-k8s/kedge/pkg/payload"
@@ -43,6 +45,7 @@ func runRole(c *cli.Context, logging config.Logging, warnings []string, run func
 	if err != nil {
 		return err
 	}
+	environ := os.Environ()
 	// kube-proxy, the kubelet and the CNI plugins find nft, runc and each
 	// other here, before anything the machine may have of the same name.
 	if err := os.Setenv("PATH", root+"/bin:"+os.Getenv("PATH")); err != nil {
@@ -71,7 +74,22 @@ func runRole(c *cli.Context, logging config.Logging, warnings []string, run func
 	defer stop()
 	// After the first signal the second one ends the process at once.
 	context.AfterFunc(ctx, stop)
-	return run(ctx, process{root, logger, gate})
+	err = run(ctx, process{root, logger, gate})
+	if errors.Is(err, component.ErrRestart) {
+		return restart(environ)
+	}
+	return err
+}
+
+// restart replaces this process by a new one of the same program and arguments:
+// much of Kubernetes can be started only once in a process. It returns only if
+// it fails.
+func restart(environ []string) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("start again: %w", syscall.Exec(exe, os.Args, environ)) //nolint:gosec // that is its job
 }
 
 // payloadRoot is where this program's companions are.

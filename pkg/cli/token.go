@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -131,13 +130,6 @@ func createToken(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	cluster, err := connect(c)
-	if err != nil {
-		return err
-	}
-	if err := credential.VerifyCA(cluster.CAData); err != nil && !errors.Is(err, token.ErrNoCAHash) {
-		return fmt.Errorf("the token was made for another cluster: %w", err)
-	}
 	t := bootstraptoken.Token{
 		Token:       credential,
 		Usages:      commas(c.StringSlice("usages")),
@@ -146,6 +138,16 @@ func createToken(c *cli.Context) error {
 	}
 	if ttl > 0 {
 		t.Expires = time.Now().Add(ttl)
+	}
+	if err := t.Validate(); err != nil {
+		return err
+	}
+	cluster, err := connect(c)
+	if err != nil {
+		return err
+	}
+	if err := credential.VerifyCA(cluster.CAData); err != nil && !errors.Is(err, token.ErrNoCAHash) {
+		return fmt.Errorf("the token was made for another cluster: %w", err)
 	}
 	full, err := token.Format(cluster.CAData, t.BootstrapID, t.Secret())
 	if err != nil {
@@ -409,8 +411,7 @@ func (c *cluster) joinURL(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read the kubeconfig: %w", err)
 	}
-	address, err := netip.ParseAddr(server.Hostname())
-	if server.Hostname() != "localhost" && (err != nil || !address.IsLoopback()) {
+	if host := server.Hostname(); host != "localhost" && !net.ParseIP(host).IsLoopback() {
 		return server.String(), nil
 	}
 	// Every apiserver keeps itself in the endpoints of the Service kubernetes.

@@ -143,6 +143,10 @@ func (m *Manager) Start(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
+// ErrRestart is wrapped by the failure of a component after which all is well
+// once everything has been stopped and started again.
+var ErrRestart = errors.New("everything is to start again")
+
 // Hooks are called on the way through a Run. Either may be nil.
 type Hooks struct {
 	// Started is called once all components are ready. Its context ends with the
@@ -190,7 +194,11 @@ func (m *Manager) untilEnd(ctx context.Context, started func(context.Context)) e
 	case <-ctx.Done():
 		return nil
 	case err := <-m.Failures():
-		m.log.Error("a part of Kedge failed; stopping the rest", "err", err)
+		if errors.Is(err, ErrRestart) {
+			m.log.Warn("starting again", "why", err)
+		} else {
+			m.log.Error("a part of Kedge failed; stopping the rest", "err", err)
+		}
 		return err
 	}
 }

@@ -16,7 +16,7 @@ import (
 type question struct{ Text string }
 
 // start runs a server with a few commands and returns its socket.
-func start(t *testing.T) (*Server, string) {
+func start(t *testing.T) string {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "s.sock")
 	s := NewServer(socket, "agent", slog.New(slog.DiscardHandler))
@@ -30,11 +30,11 @@ func start(t *testing.T) (*Server, string) {
 			t.Error(err)
 		}
 	})
-	return s, socket
+	return socket
 }
 
 func TestCall(t *testing.T) {
-	_, socket := start(t)
+	socket := start(t)
 	answer, err := Call[question, question](t.Context(), socket, "echo", question{"hello"})
 	if err != nil || answer.Text != "hello" {
 		t.Errorf("the answer is %+v, error %v", answer, err)
@@ -84,7 +84,7 @@ func TestNobodyRuns(t *testing.T) {
 func TestSocketIsPrivate(t *testing.T) {
 	old := unix.Umask(0)
 	defer unix.Umask(old)
-	_, socket := start(t)
+	socket := start(t)
 	info, err := os.Stat(socket)
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the mode is %v, %v; want 0600", info.Mode(), err)

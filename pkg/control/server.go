@@ -104,9 +104,7 @@ func (s *Server) Start(ctx context.Context) error {
 		}
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
 		defer cancel()
-		err := server.Shutdown(limited)
-		<-ended
-		return err
+		return errors.Join(server.Shutdown(limited), <-ended)
 	})
 	return nil
 }

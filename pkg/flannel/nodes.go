@@ -220,8 +220,9 @@ func peerOf(node *v1.Node, families dual[bool]) (_ peer, ok bool) {
 	} else {
 		p.ranges.v6, p.public.v6 = netip.Prefix{}, netip.Addr{}
 	}
-	if families.v4 && !(p.ranges.v4.IsValid() && p.public.v4.IsValid()) ||
-		families.v6 && !(p.ranges.v6.IsValid() && p.public.v6.IsValid()) {
+	has4 := p.ranges.v4.IsValid() && p.public.v4.IsValid()
+	has6 := p.ranges.v6.IsValid() && p.public.v6.IsValid()
+	if families.v4 && !has4 || families.v6 && !has6 {
 		return peer{}, false
 	}
 	return p, true

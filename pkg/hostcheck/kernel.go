@@ -121,14 +121,14 @@ type feature struct {
 	use      string   // what doesn't work without it
 	files    []string // any of them exists once the feature is there
 	fs       string   // the file system's name in /proc/filesystems once it is there
-	onDemand bool     // the kernel loads the module by itself when it is used
+	onDemand bool     // the kernel or Kedge loads the module when it is used
 }
 
 // features are what Kedge and the pods need of the kernel.
 var features = []feature{
 	{module: "overlay", config: "OVERLAY_FS", use: "images take several times the disk space and time", fs: "overlay", onDemand: true},
 	{module: "bridge", config: "BRIDGE", use: "pods have no network", onDemand: true},
-	{module: "br_netfilter", config: "BRIDGE_NETFILTER", use: "pods don't reach Services whose pod is on their own node", files: []string{"/proc/sys/net/bridge/bridge-nf-call-iptables"}},
+	{module: "br_netfilter", config: "BRIDGE_NETFILTER", use: "pods don't reach Services whose pod is on their own node", files: []string{"/proc/sys/net/bridge/bridge-nf-call-iptables"}, onDemand: true},
 	{module: "veth", config: "VETH", use: "pods have no network", onDemand: true},
 	{module: "vxlan", config: "VXLAN", use: "pods don't reach other nodes through the default pod network", onDemand: true},
 	{module: "nf_tables", config: "NF_TABLES", use: "Services and network policies don't work", onDemand: true},
@@ -335,7 +335,7 @@ func (k kernel) finding(f feature, tried error) Finding {
 	case there == present:
 		return okf(f.name(), "%s", how)
 	case there == loadable && f.onDemand:
-		return okf(f.name(), "%s, the kernel loads it when it is used", how)
+		return okf(f.name(), "%s, loaded when it is used", how)
 	case there == loadable:
 		failed.Level = Warning
 		failed.Detail = fmt.Sprintf("the kernel's module %s is installed, but not loaded: until then %s", f.module, f.use)

@@ -122,7 +122,7 @@ func TestFeatureByFiles(t *testing.T) {
 		{"built in, by config.gz", veth, map[string]string{"/proc/config.gz": zipped(t, "# x\nCONFIG_VETH=y\n")}, OK, "built in", ""},
 		{"built in, by /boot", veth, map[string]string{"/boot/config-" + rel: "CONFIG_VETH=y\n"}, OK, "built in", ""},
 		{"another kernel's config", veth, map[string]string{"/boot/config-6.0.0": "CONFIG_VETH=y\n"}, Unknown, "neither /proc/config.gz", ""},
-		{"loadable on demand", veth, map[string]string{modules + "/modules.dep": "kernel/drivers/net/veth.ko.zst: kernel/x.ko.zst\n"}, OK, "module installed, the kernel loads it when it is used", ""},
+		{"loadable on demand", veth, map[string]string{modules + "/modules.dep": "kernel/drivers/net/veth.ko.zst: kernel/x.ko.zst\n"}, OK, "module installed, loaded when it is used", ""},
 		{"loadable by hand", bridge, map[string]string{modules + "/modules.dep": "kernel/net/bridge/br_netfilter.ko.xz: kernel/net/bridge/bridge.ko.xz\n"},
 			Warning, "is installed, but not loaded", "modprobe br_netfilter; echo br_netfilter >>/etc/modules-load.d/kedge.conf"},
 		{"in use", bridge, map[string]string{"/proc/sys/net/bridge/x": "1"}, OK, "in use", ""},

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -261,8 +262,10 @@ func TestPolicies(t *testing.T) {
 						if udp, is := strings.CutPrefix(port, "udp"); is {
 							protocol, number = "udp", udp
 						}
-						var n int
-						fmt.Sscan(number, &n)
+						n, err := strconv.Atoi(number)
+						if err != nil {
+							t.Fatal(err)
+						}
 						got := w.connects(ends[from], ends[to], protocol, n)
 						// A pod reaches itself whatever policies say.
 						want := from == to && from != "outside" || !refused[from+" "+to+" "+port]

@@ -100,4 +100,12 @@
 // bridge could also use the link-local addresses that the kernel gives them,
 // which nobody else knows: between ports of the bridge, and from there to the
 // node, these are refused while any pod of the node is isolated.
+//
+// # Limits
+//
+// Multicasts and broadcasts on the bridge are judged for egress only: they have
+// no pod's address as their destination. A pod with the capability to forge
+// source addresses is not kept from it. And if the connection table is emptied
+// by hand, the kernel takes whoever sends next for the end that opened the
+// connection.
 package netpol

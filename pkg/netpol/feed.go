@@ -3,6 +3,7 @@ package netpol
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
@@ -39,17 +40,19 @@ func (f *feed[T]) Delete(obj any) error {
 }
 
 func (f *feed[T]) change(obj any, apply func(T)) error {
-	if o, ok := obj.(T); ok {
-		f.lock.Lock()
-		apply(o)
-		f.lock.Unlock()
-		f.done()
+	o, ok := obj.(T)
+	if !ok {
+		return fmt.Errorf("watch of %T: %T", o, obj)
 	}
+	f.lock.Lock()
+	apply(o)
+	f.lock.Unlock()
+	f.done()
 	return nil
 }
 
-// Replace makes the state that of a list: first what is there, because an
-// address may have gone from a pod that isn't any more to one that is.
+// Replace makes the state that of a list. What is not in it goes last: an
+// address that went from a pod to another is never nobody's.
 func (f *feed[T]) Replace(list []any, _ string) error {
 	objects := make([]T, 0, len(list))
 	for _, obj := range list {

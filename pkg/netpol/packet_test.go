@@ -34,7 +34,8 @@ type lab struct {
 	hosts  map[string]host // pods by namespace/name, "node", "machine"
 	client *fake.Clientset
 	log    *logBuffer
-	stop   func() // the controller
+	starts int    // of controllers
+	stop   func() // the last of them
 
 	mu      sync.Mutex
 	watched map[string]int // how often each resource was begun to watch
@@ -210,7 +211,8 @@ func (l *lab) start() {
 		}
 	})
 	l.t.Cleanup(l.stop)
-	l.watches("networkpolicies", 1)
+	l.starts++
+	l.watches("networkpolicies", l.starts)
 }
 
 // watches waits until a resource is watched for the nth time: the clientset
@@ -506,7 +508,7 @@ func TestPacketsOfEstablishedConnections(t *testing.T) {
 				t.Fatalf("%s: %v", connection, err)
 			}
 			defer func() { _ = conn.Close() }()
-			if _, err := echo(conn, limit); err != nil {
+			if err := echo(conn, limit); err != nil {
 				t.Fatalf("%s: %v", connection, err)
 			}
 			conns[connection+" "+familyOf(addr).String()] = conn
@@ -522,7 +524,7 @@ func TestPacketsOfEstablishedConnections(t *testing.T) {
 		if strings.HasPrefix(name, "node ") {
 			wantCut, wait = false, limit
 		}
-		_, err := echo(conn, wait)
+		err := echo(conn, wait)
 		if cut := err != nil; cut != wantCut {
 			t.Errorf("%s: is cut is %v, want %v (%v)", name, cut, wantCut, err)
 		}
@@ -532,8 +534,7 @@ func TestPacketsOfEstablishedConnections(t *testing.T) {
 	for name, conn := range conns {
 		// TCP sends again what was lost; UDP does not.
 		l.eventually("answer on "+name, func() bool {
-			_, err := echo(conn, patience)
-			return err == nil
+			return echo(conn, patience) == nil
 		})
 	}
 }

@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -90,7 +91,7 @@ func (s *Server) Run(ctx context.Context) error {
 	return manager.Run(ctx, stopLimit, component.Hooks{
 		Started: func(ctx context.Context) { s.announce(ctx, began) },
 		Stopping: func(err error) {
-			if err != nil {
+			if err != nil && !errors.Is(err, component.ErrRestart) {
 				s.gate.Release()
 			}
 			s.gate.Close()

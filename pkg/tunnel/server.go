@@ -59,6 +59,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "a tunnel needs a node's client certificate", http.StatusUnauthorized)
 		return
 	}
+	s.mu.Lock()
+	closed := s.closed
+	s.mu.Unlock()
+	if closed {
+		http.Error(w, "the server is stopping", http.StatusServiceUnavailable)
+		return
+	}
 	ws, err := s.upgrader.Upgrade(w, r, nil) // answers by itself if it fails
 	if err != nil {
 		s.options.Log.Debug("A tunnel is refused: no websocket", "node", node, "err", err)

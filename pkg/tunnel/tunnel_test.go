@@ -374,8 +374,10 @@ func TestCloseRefuses(t *testing.T) {
 	if r.Connected("n1") {
 		t.Error("a tunnel outlives its server")
 	}
-	eventually(t, "another attempt", func() bool { return a.log.count("is open") > 1 })
-	if r.Connected("n1") {
-		t.Error("a closed server takes tunnels")
+	err := within(t, "connect", func() error {
+		return a.connect(t.Context(), r.address, func() { t.Error("a closed server takes tunnels") })
+	})
+	if err == nil || !strings.Contains(err.Error(), "503") {
+		t.Errorf("a closed server: %v", err)
 	}
 }

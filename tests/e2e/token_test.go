@@ -53,10 +53,10 @@ func TestToken(t *testing.T) {
 			t.Errorf("error %v, code %d; want %q in: %s", err, result.Code, reason, result.Stderr)
 		}
 	}
-	// joins wants a machine to be let in, and takes it out again.
-	joins := func(t *testing.T, text string) {
+	// joins wants a new machine to be let in.
+	joins := func(t *testing.T, name, text string) {
 		t.Helper()
-		host := newHost(t, f.bed, "newcomer")
+		host := newHost(t, f.bed, name)
 		if err := os.MkdirAll(host.Path("/etc/kedge"), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -67,14 +67,14 @@ func TestToken(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.waitNode(t, "newcomer")
+		f.waitNode(t, name)
 		stop(t, process)
 	}
 
 	t.Run("create, join, delete", func(t *testing.T) {
 		text := run(t, "create", "--ttl", "2h", "--usages", "authentication", "--description", "for a lab", "--groups", "system:bootstrappers:labs")
 		made := parse(t, text)
-		joins(t, text)
+		joins(t, "newcomer", text)
 
 		list := run(t, "list")
 		for _, want := range []string{made.BootstrapID, "authentication", "for a lab", "system:bootstrappers:labs"} {
@@ -196,9 +196,7 @@ func TestToken(t *testing.T) {
 			t.Error("the start has changed the token")
 		}
 		refused(t, agentToken, "not, or no longer, one of this cluster")
-		if _, err := f.node.Kubectl(t.Context(), "delete", "node", "newcomer"); err != nil {
-			t.Fatal(err)
-		}
+		joins(t, "other", rotated)
 	})
 
 	t.Run("configured", func(t *testing.T) {

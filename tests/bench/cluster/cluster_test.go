@@ -63,9 +63,13 @@ func serve(t *testing.T, handler http.HandlerFunc) *Client {
 	if err := ca.EnsureCertificate(files, pki.Request{CommonName: "me"}); err != nil {
 		t.Fatal(err)
 	}
-	root := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	root := filepath.Join(dir, "root.crt")
+	content := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	if err := os.WriteFile(root, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	config := filepath.Join(dir, "kubeconfig")
-	if err := (pki.Kubeconfig{Server: server.URL, CA: root, Client: files}).Write(config, 0o600); err != nil {
+	if err := (pki.Kubeconfig{Server: server.URL, CA: root, Client: files}).WriteEmbedded(config, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	client, err := Connect(config, new(net.Dialer).DialContext)

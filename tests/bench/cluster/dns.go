@@ -10,12 +10,13 @@ import (
 
 // What both sides are told, or have as defaults.
 const (
-	PodRange     = "10.42.0.0/16"
-	NodePodRange = "10.42.0.0/24" // of the first and only node
-	ServiceRange = "10.43.0.0/16"
-	APIAddress   = "10.43.0.1"
-	DNSAddress   = "10.43.0.10"
-	Domain       = "cluster.local"
+	PodRange           = "10.42.0.0/16"
+	NodePodRange       = "10.42.0.0/24" // of the first node
+	SecondNodePodRange = "10.42.1.0/24"
+	ServiceRange       = "10.43.0.0/16"
+	APIAddress         = "10.43.0.1"
+	DNSAddress         = "10.43.0.10"
+	Domain             = "cluster.local"
 )
 
 const (

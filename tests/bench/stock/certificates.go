@@ -8,8 +8,6 @@ import (
 	"github.com/kedge-k8s/kedge/tests/bench/cluster"
 )
 
-const apiURL = "https://127.0.0.1:6443"
-
 // makeCertificates makes what kubeadm would: authorities, certificates and
 // kubeconfigs. They are made before the start, and not part of it.
 func (s *Stack) makeCertificates() error {
@@ -20,14 +18,53 @@ func (s *Stack) makeCertificates() error {
 			return err
 		}
 	}
-	serverCA, err := pki.EnsureCA(layout.ServerCA(), "server-ca")
+	// A node gets its certificates from the cluster's authorities.
+	authorities := pki.NewLayout(s.cluster.host.Path(pkiDir))
+	serverCA, err := pki.EnsureCA(authorities.ServerCA(), "server-ca")
 	if err != nil {
 		return err
 	}
-	clientCA, err := pki.EnsureCA(layout.ClientCA(), "client-ca")
+	clientCA, err := pki.EnsureCA(authorities.ClientCA(), "client-ca")
 	if err != nil {
 		return err
 	}
+	kubeconfigs := map[string]pki.Request{
+		"kube-proxy": {CommonName: "system:kube-proxy"},
+		"kubelet":    {CommonName: "system:node:" + s.host.Name, Organization: []string{"system:nodes"}},
+	}
+	if s.cluster == s {
+		kubeconfigs["admin"] = pki.Request{CommonName: "kubernetes-admin", Organization: []string{"system:masters"}}
+		kubeconfigs["kube-controller-manager"] = pki.Request{CommonName: "system:kube-controller-manager"}
+		kubeconfigs["kube-scheduler"] = pki.Request{CommonName: "system:kube-scheduler"}
+		if err := s.makeControlPlaneCertificates(layout, serverCA, clientCA); err != nil {
+			return err
+		}
+	} else if err := os.WriteFile(layout.ClientCA().Cert, clientCA.Bundle, 0o600); err != nil {
+		return err
+	}
+	kubelet := pki.Request{
+		CommonName: "kubelet",
+		DNSNames:   []string{"localhost", s.host.Name},
+		IPs:        []net.IP{net.IPv4(127, 0, 0, 1), s.host.Address.AsSlice()},
+	}
+	if err := serverCA.EnsureCertificate(layout.Serving("kubelet"), kubelet); err != nil {
+		return err
+	}
+	for name, identity := range kubeconfigs {
+		files := layout.Client(name)
+		if err := clientCA.EnsureCertificate(files, identity); err != nil {
+			return err
+		}
+		kubeconfig := pki.Kubeconfig{Server: s.apiURL(), CA: serverCA.Files.Cert, Client: files}
+		if err := kubeconfig.WriteEmbedded(layout.Kubeconfig(name), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeControlPlaneCertificates makes what only the control plane needs.
+func (s *Stack) makeControlPlaneCertificates(layout pki.Layout, serverCA, clientCA *pki.CA) error {
 	headerCA, err := pki.EnsureCA(layout.RequestHeaderCA(), "request-header-ca")
 	if err != nil {
 		return err
@@ -35,14 +72,11 @@ func (s *Stack) makeCertificates() error {
 	if _, err := pki.EnsureKey(layout.ServiceKey()); err != nil {
 		return err
 	}
-
-	node := s.host.Name
 	for name, addresses := range map[string][]net.IP{
 		"etcd":           {net.IPv4(127, 0, 0, 1)},
-		"kubelet":        {net.IPv4(127, 0, 0, 1), s.host.Address.AsSlice()},
 		"kube-apiserver": {net.IPv4(127, 0, 0, 1), s.host.Address.AsSlice(), net.ParseIP(cluster.APIAddress)},
 	} {
-		names := []string{"localhost", node}
+		names := []string{"localhost", s.host.Name}
 		if name == "kube-apiserver" {
 			names = append(names, "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc."+cluster.Domain)
 		}
@@ -58,24 +92,13 @@ func (s *Stack) makeCertificates() error {
 			return err
 		}
 	}
-	if err := headerCA.EnsureCertificate(layout.Client("front-proxy"), pki.Request{CommonName: "front-proxy-client"}); err != nil {
-		return err
+	return headerCA.EnsureCertificate(layout.Client("front-proxy"), pki.Request{CommonName: "front-proxy-client"})
+}
+
+// apiURL is where the host's programs reach the API.
+func (s *Stack) apiURL() string {
+	if s.cluster == s {
+		return "https://127.0.0.1:6443"
 	}
-	for name, identity := range map[string]pki.Request{
-		"admin":                   {CommonName: "kubernetes-admin", Organization: []string{"system:masters"}},
-		"kube-controller-manager": {CommonName: "system:kube-controller-manager"},
-		"kube-scheduler":          {CommonName: "system:kube-scheduler"},
-		"kube-proxy":              {CommonName: "system:kube-proxy"},
-		"kubelet":                 {CommonName: "system:node:" + node, Organization: []string{"system:nodes"}},
-	} {
-		files := layout.Client(name)
-		if err := clientCA.EnsureCertificate(files, identity); err != nil {
-			return err
-		}
-		kubeconfig := pki.Kubeconfig{Server: apiURL, CA: serverCA.Bundle, Client: files}
-		if err := kubeconfig.Write(layout.Kubeconfig(name), 0o600); err != nil {
-			return err
-		}
-	}
-	return nil
+	return "https://" + s.cluster.host.Address.String() + ":6443"
 }

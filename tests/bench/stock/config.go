@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +22,10 @@ const (
 	logDir  = "/var/log/stock"
 	pkiDir  = "/etc/kubernetes"
 	cniDir  = "/etc/cni/net.d"
-	socket  = "/run/containerd/containerd.sock"
+
+	nodeProgramDir = dataDir + "/bin"
+
+	socket = "/run/containerd/containerd.sock"
 
 	etcdConfig       = pkiDir + "/etcd.json"
 	kubeletConfig    = pkiDir + "/kubelet.yaml"
@@ -38,9 +42,21 @@ const pauseImage = "kedge.io/pause:1"
 
 type object = map[string]any
 
+// nodePrograms are those that run on every node.
+var nodePrograms = []string{"containerd", "kube-proxy", "kubelet"}
+
 // commands are the stack's programs with their arguments, in the order of their
-// start: kubeadm's flags, with upstream's defaults in all that they don't say.
+// start.
 func (s *Stack) commands() [][]string {
+	if s.cluster == s {
+		return s.allCommands()
+	}
+	return slices.DeleteFunc(s.allCommands(), func(command []string) bool { return !slices.Contains(nodePrograms, command[0]) })
+}
+
+// allCommands have kubeadm's flags, with upstream's defaults in all that they
+// don't say.
+func (s *Stack) allCommands() [][]string {
 	p := pki.NewLayout(pkiDir)
 	serving, kubelet, etcd, proxy := p.Serving("kube-apiserver"), p.Client("kube-apiserver"), p.Client("etcd"), p.Client("front-proxy")
 	return [][]string{
@@ -175,7 +191,7 @@ func (s *Stack) writeConfigs() error {
 					"isGateway": true, "forceAddress": true, "hairpinMode": true,
 					"ipam": object{
 						"type":   "host-local",
-						"ranges": [][]object{{{"subnet": cluster.NodePodRange}}},
+						"ranges": [][]object{{{"subnet": s.podRange()}}},
 						"routes": []object{{"dst": "0.0.0.0/0"}},
 					},
 				},
@@ -207,6 +223,15 @@ runtime_type = "io.containerd.runc.v2"
 BinaryName = %q
 `, dataDir+"/containerd", pauseImage, !hostcheck.Host{}.HasCapability(unix.CAP_SYS_RESOURCE),
 		s.programs.Runtime, cniDir, filepath.Join(s.programs.Runtime, "runc"))))
+}
+
+// podRange is the one that the controller manager gives to the first, or the
+// second node of a cluster.
+func (s *Stack) podRange() string {
+	if s.cluster == s {
+		return cluster.NodePodRange
+	}
+	return cluster.SecondNodePodRange
 }
 
 func (s *Stack) writeFile(path string, content []byte) error {

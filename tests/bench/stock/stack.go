@@ -1,12 +1,13 @@
 // Package stock is the stack that Kedge is measured beside: etcd, Kubernetes'
 // own programs and containerd as processes of their own, from the same modules,
-// on a host of a testbed.
+// on hosts of a testbed.
 package stock
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -22,9 +23,11 @@ import (
 	"github.com/kedge-k8s/kedge/tests/testbed"
 )
 
-// Stack is the stock stack on one host.
+// Stack is the stock stack on one host: all of it, or a node of the cluster that
+// another host runs.
 type Stack struct {
 	host     *testbed.Host
+	cluster  *Stack // whose control plane it has: its own, unless it is a node
 	programs Programs
 	units    []*unit
 
@@ -35,16 +38,69 @@ type Stack struct {
 
 // New makes a stack that isn't there yet.
 func New(host *testbed.Host, programs Programs) *Stack {
-	return &Stack{host: host, programs: programs, cancel: func() {}}
+	s := &Stack{host: host, programs: programs, cancel: func() {}}
+	s.cluster = s
+	return s
+}
+
+// Node makes a node of the cluster on another host, with programs of its own: those
+// of two machines share no memory. It isn't there yet.
+func (s *Stack) Node(host *testbed.Host) *Stack {
+	node := New(host, s.programs)
+	node.cluster = s
+	return node
+}
+
+// programDir is where the host finds the stack's own programs.
+func (s *Stack) programDir() string {
+	if s.cluster == s {
+		return s.programs.Dir
+	}
+	return nodeProgramDir
+}
+
+// copyPrograms gives a node its programs.
+func (s *Stack) copyPrograms() error {
+	if s.cluster == s {
+		return nil
+	}
+	dir := s.host.Path(nodeProgramDir)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for _, name := range append([]string{"ctr"}, nodePrograms...) {
+		if err := copyFile(filepath.Join(s.programs.Dir, name), filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func copyFile(from, to string) (err error) {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o755)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	_, err = io.Copy(out, in)
+	return err
 }
 
 // Prepare makes all that is there before a first start: certificates,
-// configuration, and the kernel's settings.
+// configuration, the kernel's settings, and a node's programs.
 func (s *Stack) Prepare(ctx context.Context) error {
 	for _, dir := range []string{dataDir, logDir, pkiDir + "/manifests"} {
 		if err := os.MkdirAll(s.host.Path(dir), 0o700); err != nil {
 			return err
 		}
+	}
+	if err := s.copyPrograms(); err != nil {
+		return err
 	}
 	if err := s.makeCertificates(); err != nil {
 		return err
@@ -65,7 +121,7 @@ func (s *Stack) Prepare(ctx context.Context) error {
 		}
 		s.units = append(s.units, &unit{
 			host:    s.host,
-			program: filepath.Join(s.programs.Dir, name),
+			program: filepath.Join(s.programDir(), name),
 			args:    command[1:],
 			path:    s.programs.Runtime + ":/usr/sbin:/usr/bin:/sbin:/bin",
 			log:     log,
@@ -115,13 +171,16 @@ func (s *Stack) waitContainerd() error {
 
 // deploy imports the images and applies the add-ons, both at once.
 func (s *Stack) deploy(ctx context.Context) error {
+	if s.cluster != s {
+		return s.importImages(ctx)
+	}
 	imported := make(chan error, 1)
 	go func() { imported <- s.importImages(ctx) }()
 	return errors.Join(s.applyAddOns(ctx), <-imported)
 }
 
 func (s *Stack) importImages(ctx context.Context) error {
-	_, err := s.host.Exec(ctx, filepath.Join(s.programs.Dir, "ctr"),
+	_, err := s.host.Exec(ctx, filepath.Join(s.programDir(), "ctr"),
 		"--address", socket, "--namespace", "k8s.io", "images", "import", s.programs.Images)
 	return err
 }
@@ -163,9 +222,16 @@ func (s *Stack) Stop(limit time.Duration) (took time.Duration, err error) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	etcd, others := s.units[0], s.units[1:]
+	var etcd, others []*unit
+	for _, u := range s.units {
+		if u.name() == "etcd" {
+			etcd = append(etcd, u)
+		} else {
+			others = append(others, u)
+		}
+	}
 	var all []error
-	for _, group := range [][]*unit{others, {etcd}} {
+	for _, group := range [][]*unit{others, etcd} {
 		for _, u := range group {
 			u.signal(unix.SIGTERM)
 		}
