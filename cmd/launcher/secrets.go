@@ -7,7 +7,7 @@ import (
 
 // secretOptions are the options whose values are not for everybody's eyes, and
 // the environment variables that say the same.
-var secretOptions = map[string]string{
+var secretOptions = map[string]string{ //nolint:gosec // names
 	"token":       "KEDGE_TOKEN",
 	"t":           "KEDGE_TOKEN",
 	"agent-token": "KEDGE_AGENT_TOKEN",

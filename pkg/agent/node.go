@@ -211,6 +211,9 @@ func (n *Node) Prepare() error {
 	if err := os.MkdirAll(config.RuntimeDir, 0o755); err != nil {
 		return err
 	}
+	if err := flannel.Forget(n.cniDir()); err != nil {
+		return fmt.Errorf("remove an old pod network's configuration: %w", err)
+	}
 	if n.id != "" {
 		if err := os.MkdirAll(filepath.Dir(idFile), 0o700); err != nil {
 			return err
@@ -221,6 +224,8 @@ func (n *Node) Prepare() error {
 	}
 	return n.writeResolvConf()
 }
+
+func (n *Node) cniDir() string { return filepath.Join(n.paths.AgentEtc(), "cni", "net.d") }
 
 func (n *Node) resolvConfCopy() string { return filepath.Join(n.paths.AgentEtc(), "resolv.conf") }
 
@@ -304,7 +309,7 @@ type Setup struct {
 func (n *Node) Components(s Setup) ([]component.Component, error) {
 	agentEtc := n.paths.AgentEtc()
 	socket := filepath.Join(config.RuntimeDir, "containerd", "containerd.sock")
-	cni := filepath.Join(agentEtc, "cni", "net.d")
+	cni := n.cniDir()
 	systemd := n.systemdCgroups()
 	runtimeEndpoint := n.config.RuntimeEndpoint
 	if runtimeEndpoint == "" {

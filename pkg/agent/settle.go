@@ -98,7 +98,7 @@ func newSinglePages() singlePages {
 		return singlePages{-1}
 	}
 	api := struct{ api, features, ioctls uint64 }{api: uffdAPI, features: uffdFeatureWPAsync}
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, uffdioAPI, uintptr(unsafe.Pointer(&api))); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, uffdioAPI, uintptr(unsafe.Pointer(&api))); errno != 0 { //nolint:gosec // the kernel reads and writes it
 		_ = unix.Close(int(fd))
 		return singlePages{-1}
 	}
@@ -111,5 +111,5 @@ func (s singlePages) register(from, to uintptr) {
 	}
 	arg := struct{ start, len, mode, ioctls uint64 }{start: uint64(from), len: uint64(to - from), mode: uffdModeWP}
 	// What fails here stays as it was.
-	_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(s.fd), uffdioRegister, uintptr(unsafe.Pointer(&arg)))
+	_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(s.fd), uffdioRegister, uintptr(unsafe.Pointer(&arg))) //nolint:gosec // the kernel reads and writes it
 }

@@ -198,7 +198,7 @@ func (a *APIServer) Start(ctx context.Context) error {
 	}
 	if dial := a.config.Dial; dial != nil {
 		// What upstream does with an egress selector, without its proxy processes.
-		chain.KubeAPIs.Extra.KubeletClientConfig.Lookup = func(egressselector.NetworkContext) (utilnet.DialFunc, error) { return dial, nil }
+		chain.KubeAPIs.KubeletClientConfig.Lookup = func(egressselector.NetworkContext) (utilnet.DialFunc, error) { return dial, nil }
 		chain.KubeAPIs.ControlPlane.ProxyTransport.DialContext = dial
 	}
 	kube := chain.KubeAPIs.ControlPlane.Generic

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -31,6 +32,16 @@ func Remove(ctx context.Context, c Config) error {
 		errs = append(errs, removeLink(link))
 	}
 	return errors.Join(append(errs, os.RemoveAll(allocations), removeFile(wireGuardKey))...)
+}
+
+// Forget removes the CNI configuration in the directory if the network that it
+// describes is not there, as after a reboot: the node must not look ready before
+// the network is up again.
+func Forget(cniConfig string) error {
+	if _, err := net.InterfaceByName(bridgeName); err == nil {
+		return nil
+	}
+	return removeFile(filepath.Join(cniConfig, cniFile))
 }
 
 // removeTraces removes what a backend made, and the CNI configuration.

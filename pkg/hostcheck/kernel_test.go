@@ -177,7 +177,7 @@ func TestFeatureTried(t *testing.T) {
 		{"absent, nothing known", nil, errAbsent, Failure, "the kernel has no veth: no network", "CONFIG_VETH"},
 		{"absent, and built without", without, errAbsent, Failure, "(built without CONFIG_VETH)", "CONFIG_VETH"},
 		{"not loaded though installed", installed, errAbsent, Failure, "the kernel didn't load its module veth", "modprobe veth; echo veth >>/etc/modules-load.d/kedge.conf"},
-		{"denied, installed", installed, denied, OK, "the kernel loads it", ""},
+		{"denied, installed", installed, denied, OK, "loaded when it is used", ""},
 		{"denied, nothing known", nil, denied, Unknown, "operation not permitted", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -37,7 +37,7 @@ func LeaveCgroup(root string) error {
 			if pid == "0" {
 				return errors.New("a process from outside of this container is in its root cgroup, which must be empty for pods to be limited: start the container with a cgroup namespace of its own")
 			}
-			err := os.WriteFile(filepath.Join(child, "cgroup.procs"), []byte(pid), 0o644)
+			err := os.WriteFile(filepath.Join(child, "cgroup.procs"), []byte(pid), 0o644) //nolint:gosec // a fixed path
 			// The process may have ended.
 			if err != nil && !errors.Is(err, unix.ESRCH) {
 				return fmt.Errorf("move process %s out of the root cgroup, which must be empty for pods to be limited: %w", pid, err)

@@ -36,10 +36,16 @@ func newNodes(kubeconfig, own string, log *slog.Logger) *nodes {
 	return &nodes{kubeconfig: kubeconfig, own: own, log: log}
 }
 
-func (*nodes) Name() string                     { return "nodes" }
-func (*nodes) Needs() []string                  { return []string{"apiserver"} }
-func (n *nodes) Stop(ctx context.Context) error { return n.run.Stop(ctx) }
-func (n *nodes) Failed() <-chan error           { return n.run.Failed() }
+func (*nodes) Name() string    { return "nodes" }
+func (*nodes) Needs() []string { return []string{"apiserver"} }
+
+func (n *nodes) Failed() <-chan error { return n.run.Failed() }
+
+// Stop ends the tunnels too.
+func (n *nodes) Stop(ctx context.Context) error {
+	n.tunnel.Close()
+	return n.run.Stop(ctx)
+}
 
 // connect makes a client with the rights that joining takes.
 func (n *nodes) connect() (kubernetes.Interface, error) {

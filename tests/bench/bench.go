@@ -8,13 +8,22 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kedge-k8s/kedge/tests/bench/program"
 	"github.com/kedge-k8s/kedge/tests/bench/stock"
 	"github.com/kedge-k8s/kedge/tests/testbed"
+)
+
+// wholeGroups are measured in the life of one cluster, and stockGroups on both
+// sides.
+var (
+	wholeGroups = []string{"start", "idle", "api", "pods", "restart"}
+	stockGroups = append([]string{"agent"}, wholeGroups...)
 )
 
 const (
@@ -32,15 +41,17 @@ type bench struct {
 	options  options
 	binary   string // dist/kedge
 	programs stock.Programs
+	hollow   string // program of the hollow nodes
+	metrics  []metric
 	progress io.Writer
 
 	values   map[string]map[string][]float64 // by side and metric
 	failures []string
 }
 
-func newBench(o options, binary string, programs stock.Programs, progress io.Writer) *bench {
+func newBench(o options, binary string, progress io.Writer) *bench {
 	return &bench{
-		options: o, binary: binary, programs: programs, progress: progress,
+		options: o, binary: binary, metrics: metrics(o.nodes), progress: progress,
 		values:   map[string]map[string][]float64{kedgeSide: {}, stockSide: {}},
 		failures: []string{},
 	}
@@ -48,6 +59,23 @@ func newBench(o options, binary string, programs stock.Programs, progress io.Wri
 
 func (b *bench) wants(groups ...string) bool {
 	return slices.ContainsFunc(groups, func(g string) bool { return slices.Contains(b.options.only, g) })
+}
+
+// build builds the programs that take part besides Kedge.
+func (b *bench) build(ctx context.Context, root string) (err error) {
+	if b.options.stock && b.wants(stockGroups...) {
+		b.say("building the stock stack, if it has changed")
+		if b.programs, err = stock.Build(ctx, root, b.progress); err != nil {
+			return err
+		}
+	}
+	if b.wants(scaleGroup) {
+		b.say("building the hollow nodes, if they have changed")
+		dir := filepath.Join(root, "build", "hollow")
+		b.hollow = filepath.Join(dir, "hollow")
+		return program.Build(ctx, root, dir, b.progress, "./tests/bench/hollow")
+	}
+	return nil
 }
 
 func (b *bench) say(format string, args ...any) {
@@ -69,12 +97,20 @@ func (b *bench) all(ctx context.Context) {
 	}
 	for i := range b.options.runs {
 		for _, name := range sides {
-			if b.wants("start", "idle", "api", "pods", "restart") {
+			if b.wants(wholeGroups...) {
 				b.one(ctx, name, i, (*run).whole)
+			}
+			if b.wants("agent") {
+				b.one(ctx, name, i, (*run).agent)
 			}
 		}
 		if b.wants("first") {
 			b.one(ctx, kedgeSide, i, (*run).first)
+		}
+		if b.wants(scaleGroup) {
+			for _, nodes := range b.options.nodes {
+				b.one(ctx, kedgeSide, i, func(r *run, ctx context.Context) error { return r.scale(ctx, nodes) })
+			}
 		}
 	}
 }
@@ -94,12 +130,22 @@ type run struct {
 	bench *bench
 	name  string // of the side
 	title string
+	bed   *testbed.Bed
 	host  *testbed.Host
 	side  side
+	node  side // on another host, of the side's cluster; nil: none
+}
+
+// sides are those there are.
+func (r *run) sides() []side {
+	if r.node == nil {
+		return []side{r.side}
+	}
+	return []side{r.side, r.node}
 }
 
 func (r *run) record(key string, value float64) {
-	all := metrics()
+	all := r.bench.metrics
 	m := all[slices.IndexFunc(all, func(m metric) bool { return m.Key == key })]
 	if !r.bench.wants(m.Group) {
 		return
@@ -116,8 +162,10 @@ func (b *bench) one(ctx context.Context, name string, i int, measures func(*run,
 	r := &run{bench: b, name: name, title: fmt.Sprintf("run %d of %d, %s", i+1, b.options.runs, name)}
 	err := r.onHost(func() error {
 		err := measures(r, ctx)
-		if state := r.side.State(); state != "" {
-			b.say("%s: %s", r.title, state)
+		for _, s := range r.sides() {
+			if state := s.State(); state != "" {
+				b.say("%s: %s", r.title, state)
+			}
 		}
 		if err != nil && b.options.keep {
 			err = errors.Join(err, r.keepLogs())
@@ -131,22 +179,32 @@ func (b *bench) one(ctx context.Context, name string, i int, measures func(*run,
 
 // onHost calls f with a host and a side that doesn't run yet.
 func (r *run) onHost(f func() error) (err error) {
-	bed, err := testbed.Open()
-	if err != nil {
+	if r.bed, err = testbed.Open(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, bed.Close()) }()
-	if r.host, err = bed.Host(r.name); err != nil {
+	defer func() { err = errors.Join(err, r.bed.Close()) }()
+	if r.host, err = r.newHost(r.name); err != nil {
 		return err
 	}
-	r.host.Binary = r.bench.binary
 	if r.name == stockSide {
 		r.side = stock.New(r.host, r.bench.programs)
 	} else {
 		r.side = &kedge{host: r.host}
 	}
-	defer r.side.Close()
+	defer func() {
+		for _, s := range r.sides() {
+			s.Close()
+		}
+	}()
 	return f()
+}
+
+func (r *run) newHost(name string) (*testbed.Host, error) {
+	host, err := r.bed.Host(name)
+	if err == nil {
+		host.Binary = r.bench.binary
+	}
+	return host, err
 }
 
 // whole measures all that one cluster can be asked in its life.
@@ -160,7 +218,6 @@ func (r *run) whole(ctx context.Context) error {
 		return err
 	}
 	if b.wants("idle") {
-		b.say("%s: idling", r.title)
 		if err := r.measureIdle(ctx); err != nil {
 			return fmt.Errorf("idle: %w", err)
 		}
@@ -189,7 +246,11 @@ func (r *run) first(ctx context.Context) error {
 
 // step runs a part of the measures within its limit.
 func (r *run) step(ctx context.Context, name string, do func(context.Context) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, stepLimit, fmt.Errorf("not done within %s", stepLimit))
+	return r.within(ctx, stepLimit, name, do)
+}
+
+func (r *run) within(ctx context.Context, limit time.Duration, name string, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not done within %s", limit))
 	defer cancel()
 	if err := do(ctx); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
@@ -222,13 +283,17 @@ func (r *run) keepLogs() error {
 		return err
 	}
 	r.bench.say("%s: logs are kept in %s", r.title, dir)
-	return r.side.CopyLogs(dir)
+	var all []error
+	for i, s := range r.sides() {
+		all = append(all, s.CopyLogs(filepath.Join(dir, strconv.Itoa(i+1))))
+	}
+	return errors.Join(all...)
 }
 
 // results are the lines of the table.
 func (b *bench) results() []result {
 	var all []result
-	for _, m := range metrics() {
+	for _, m := range b.metrics {
 		if b.wants(m.Group) {
 			all = append(all, newResult(m, b.values[kedgeSide][m.Key], b.values[stockSide][m.Key]))
 		}

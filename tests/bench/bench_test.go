@@ -67,23 +67,30 @@ func TestHammer(t *testing.T) {
 
 func TestMetrics(t *testing.T) {
 	seen := map[string]bool{}
-	for _, m := range metrics() {
+	for _, m := range metrics(scaleNodes) {
 		if seen[m.Key] || m.Key == "" || m.Name == "" || m.Unit == "" {
 			t.Errorf("metric %+v is there twice, or lacks something", m)
 		}
 		seen[m.Key] = true
 	}
-	if want := "start,first,idle,api,pods,restart,size"; strings.Join(groups(), ",") != want {
-		t.Errorf("groups are %v, want %s", groups(), want)
+	const want = "start,first,idle,api,pods,restart,agent,size"
+	if got := strings.Join(defaultGroups(), ","); got != want {
+		t.Errorf("default groups are %s, want %s", got, want)
+	}
+	if got := strings.Join(groups(), ","); got != want+",scale" {
+		t.Errorf("groups are %s, want %s,scale", got, want)
 	}
 }
 
 func TestParse(t *testing.T) {
 	o, err := parse([]string{"-runs", "2", "-only", "size,api", "-stock=false"})
-	if err != nil || o.runs != 2 || o.stock || !slices.Equal(o.only, []string{"size", "api"}) {
+	if err != nil || o.runs != 2 || o.stock || !slices.Equal(o.only, []string{"size", "api"}) || !slices.Equal(o.nodes, scaleNodes) {
 		t.Errorf("got %+v, error %v", o, err)
 	}
-	for _, args := range [][]string{{"-only", "sise"}, {"-runs", "0"}, {"more"}} {
+	if o, err = parse([]string{"-only", "scale", "-nodes", "7,30"}); err != nil || !slices.Equal(o.nodes, []int{7, 30}) {
+		t.Errorf("got %+v, error %v", o, err)
+	}
+	for _, args := range [][]string{{"-only", "sise"}, {"-runs", "0"}, {"-nodes", "10,0"}, {"-nodes", "251"}, {"-nodes", ""}, {"more"}} {
 		if _, err := parse(args); err == nil {
 			t.Errorf("%v is taken", args)
 		}
@@ -93,6 +100,7 @@ func TestParse(t *testing.T) {
 func TestReport(t *testing.T) {
 	ratio := metric{"a", "g", "ratio", "s", 2, goal{ratio: 0.5}}
 	limit := metric{"b", "g", "limit", "MB", 0, goal{limit: 95}}
+	both := metric{"d", "g", "both", "MB", 0, goal{ratio: 0.5, limit: 100}}
 	none := metric{"c", "g", "none", "ms", 1, goal{}}
 	r := &report{Results: []result{
 		newResult(ratio, []float64{1, 2, 3}, []float64{4, 4, 5}),
@@ -100,6 +108,10 @@ func TestReport(t *testing.T) {
 		newResult(limit, []float64{95.5}, nil),
 		newResult(none, nil, []float64{1.25}),
 		newResult(ratio, []float64{0}, []float64{0}),
+		newResult(both, []float64{99}, []float64{200}),
+		newResult(both, []float64{99}, []float64{190}),
+		newResult(both, []float64{101}, []float64{300}),
+		newResult(both, []float64{99}, nil),
 	}}
 	var out strings.Builder
 	if err := r.table(&out); err != nil {

@@ -10,6 +10,15 @@
 // it starts, and the kubelet begins the moment containerd serves. In all else it
 // has kubeadm's flags and upstream's defaults.
 //
+// The group agent looks at a second node, on a host of its own: Kedge's agent, which
+// brings the pod network along, beside containerd, the kubelet and kube-proxy, which
+// have none. The second node idles without a pod.
+//
+// The group scale, which only runs when it is asked for, looks at a Kedge server
+// with many hollow nodes (see hollow) and ten pods on each. They run on the same
+// machine and take most of its processors while they start: how much they take is
+// in the table.
+//
 // A measure is of the clock of this machine: what else runs on it is in there.
 package main
 
@@ -23,12 +32,12 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/kedge-k8s/kedge/tests/bench/stock"
 	"github.com/kedge-k8s/kedge/tests/testbed"
 )
 
@@ -36,6 +45,7 @@ type options struct {
 	runs   int
 	idle   time.Duration
 	only   []string
+	nodes  []int
 	stock  bool
 	json   string
 	binary string
@@ -43,11 +53,11 @@ type options struct {
 }
 
 func parse(args []string) (options, error) {
-	o := options{only: groups()}
+	o := options{only: defaultGroups(), nodes: scaleNodes}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.IntVar(&o.runs, "runs", 5, "runs of each side")
 	flags.DurationVar(&o.idle, "idle", 2*time.Minute, "how long to idle")
-	flags.Func("only", "measures to make, of "+strings.Join(groups(), ","), func(value string) error {
+	flags.Func("only", "`measures` to make, of "+strings.Join(groups(), ",")+" (default: all but "+scaleGroup+")", func(value string) error {
 		o.only = strings.Split(value, ",")
 		for _, name := range o.only {
 			if !slices.Contains(groups(), name) {
@@ -55,6 +65,10 @@ func parse(args []string) (options, error) {
 			}
 		}
 		return nil
+	})
+	flags.Func("nodes", "`numbers` of nodes for scale (default "+strings.Trim(fmt.Sprint(scaleNodes), "[]")+", with commas)", func(value string) (err error) {
+		o.nodes, err = parseNodes(value)
+		return err
 	})
 	flags.BoolVar(&o.stock, "stock", true, "measure the stock stack, too")
 	flags.StringVar(&o.json, "json", "build/bench.json", "`file` for all values")
@@ -70,6 +84,18 @@ func parse(args []string) (options, error) {
 		return o, errors.New("-runs must be 1 or more")
 	}
 	return o, nil
+}
+
+func parseNodes(value string) ([]int, error) {
+	var all []int
+	for part := range strings.SplitSeq(value, ",") {
+		n, err := strconv.Atoi(part)
+		if err != nil || n < 1 || n > maxNodes {
+			return nil, fmt.Errorf("%q isn't a number from 1 to %d", part, maxNodes)
+		}
+		all = append(all, n)
+	}
+	return all, nil
 }
 
 func main() {
@@ -105,14 +131,10 @@ func measure(ctx context.Context, o options) error {
 		return err
 	}
 	rep := &report{Began: time.Now(), Machine: thisMachine(), Kubernetes: version, Runs: o.runs, Idle: o.idle.Seconds()}
-	var programs stock.Programs
-	if o.stock {
-		fmt.Fprintln(os.Stderr, "building the stock stack, if it has changed")
-		if programs, err = stock.Build(ctx, root, os.Stderr); err != nil {
-			return err
-		}
+	b := newBench(o, binary, os.Stderr)
+	if err := b.build(ctx, root); err != nil {
+		return err
 	}
-	b := newBench(o, binary, programs, os.Stderr)
 	b.all(ctx)
 	rep.Results, rep.Failures, rep.Took = b.results(), b.failures, time.Since(rep.Began).Seconds()
 	if err := errors.Join(rep.table(os.Stdout), rep.write(o.json)); err != nil {

@@ -51,9 +51,18 @@ func (r *run) measurePods(ctx context.Context) error {
 // deploy applies a Deployment and waits until all its pods are Ready.
 func deploy(ctx context.Context, client *cluster.Client, replicas int) (time.Duration, error) {
 	name := fmt.Sprintf("pause-%d", replicas)
-	labels := cluster.Object{"app": name}
 	began := time.Now()
-	err := client.Apply(ctx, cluster.Object{
+	if err := client.Apply(ctx, deployment(name, replicas, nil)); err != nil {
+		return 0, err
+	}
+	err := waitDeployment(ctx, client, name, replicas)
+	return time.Since(began), err
+}
+
+// deployment is one whose pods do nothing, on nodes with the labels.
+func deployment(name string, replicas int, nodes cluster.Object) cluster.Object {
+	labels := cluster.Object{"app": name}
+	return cluster.Object{
 		"apiVersion": "apps/v1",
 		"kind":       "Deployment",
 		"metadata":   cluster.Object{"name": name, "namespace": podsNamespace},
@@ -63,19 +72,20 @@ func deploy(ctx context.Context, client *cluster.Client, replicas int) (time.Dur
 			"template": cluster.Object{
 				"metadata": cluster.Object{"labels": labels},
 				"spec": cluster.Object{
-					"containers": []cluster.Object{{"name": "pause", "image": pauseImage}},
+					"nodeSelector": nodes,
+					"containers":   []cluster.Object{{"name": "pause", "image": pauseImage}},
 				},
 			},
 		},
-	})
-	if err != nil {
-		return 0, err
 	}
-	err = client.WaitObject(ctx, "/apis/apps/v1/namespaces/"+podsNamespace+"/deployments", name, func(object []byte) bool {
+}
+
+// waitDeployment waits until all of a Deployment's pods are Ready.
+func waitDeployment(ctx context.Context, client *cluster.Client, name string, replicas int) error {
+	return client.WaitObject(ctx, "/apis/apps/v1/namespaces/"+podsNamespace+"/deployments", name, func(object []byte) bool {
 		var deployment struct {
 			Status struct{ ReadyReplicas int }
 		}
 		return json.Unmarshal(object, &deployment) == nil && deployment.Status.ReadyReplicas == replicas
 	})
-	return time.Since(began), err
 }

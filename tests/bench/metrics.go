@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 )
 
 // metric is a line of the table.
@@ -16,36 +17,35 @@ type metric struct {
 	goal   goal
 }
 
-// goal is what Kedge wants to reach. The zero value is none.
+// goal is what Kedge wants to reach: all of it that isn't zero.
 type goal struct {
 	ratio float64 // of the stock stack's
 	limit float64 // in the metric's unit
 }
 
 func (g goal) String() string {
-	switch {
-	case g.ratio != 0:
-		return fmt.Sprintf("≤ %g × stock", g.ratio)
-	case g.limit != 0:
-		return fmt.Sprintf("≤ %g", g.limit)
+	var parts []string
+	if g.ratio != 0 {
+		parts = append(parts, fmt.Sprintf("≤ %g × stock", g.ratio))
 	}
-	return ""
+	if g.limit != 0 {
+		parts = append(parts, fmt.Sprintf("≤ %g", g.limit))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // reached says whether medians reach the goal; known is false when there is no
-// goal, or nothing to tell by.
+// goal, or not all to tell by.
 func (g goal) reached(kedge, stock float64) (ok, known bool) {
-	switch {
-	case g.ratio != 0:
-		return kedge <= g.ratio*stock, !math.IsNaN(kedge) && !math.IsNaN(stock)
-	case g.limit != 0:
-		return kedge <= g.limit, !math.IsNaN(kedge)
+	if g == (goal{}) || math.IsNaN(kedge) || (g.ratio != 0 && math.IsNaN(stock)) {
+		return false, false
 	}
-	return false, false
+	return (g.ratio == 0 || kedge <= g.ratio*stock) && (g.limit == 0 || kedge <= g.limit), true
 }
 
-// metrics are all that is measured, in the order of the table.
-func metrics() []metric {
+// metrics are all that is measured, in the order of the table: at scale, with each
+// of the numbers of nodes.
+func metrics(nodes []int) []metric {
 	all := []metric{
 		{"node-ready", "start", "start to Node Ready", "s", 2, goal{ratio: 1}},
 		{"dns", "start", "start to DNS answering", "s", 2, goal{}},
@@ -60,6 +60,11 @@ func metrics() []metric {
 		{"pods-pss", "pods", "memory, PSS, with 31 pods and after all above", "MB", 0, goal{}},
 		{"stop", "restart", "stop with 31 pods running", "s", 2, goal{limit: 10}},
 		{"restart", "restart", "restart to API ready, with 31 pods running", "s", 2, goal{limit: 3}},
+		{"join", "agent", "agent: start to Node Ready", "s", 2, goal{limit: 5}},
+		{"agent-pss", "agent", "agent: memory, PSS, idle", "MB", 0, goal{ratio: 0.55, limit: 110}},
+		{"agent-anonymous", "agent", "agent: memory, anonymous, idle", "MB", 0, goal{}},
+		{"agent-cpu", "agent", "agent: processor, idle", "ms/s", 1, goal{limit: 10}},
+		{"agent-writes", "agent", "agent: writes, idle", "kB/s", 1, goal{}},
 		{"size", "size", "size of the file", "MB", 1, goal{limit: 95}},
 	}
 	var api []metric
@@ -74,7 +79,7 @@ func metrics() []metric {
 		}
 	}
 	before := slices.IndexFunc(all, func(m metric) bool { return m.Group == "pods" })
-	return slices.Insert(all, before, api...)
+	return append(slices.Insert(all, before, api...), scaleMetrics(nodes)...)
 }
 
 func plural(n int, what string) string {
@@ -87,12 +92,17 @@ func plural(n int, what string) string {
 // groups are the names that -only takes.
 func groups() []string {
 	var names []string
-	for _, m := range metrics() {
+	for _, m := range metrics(scaleNodes) {
 		if !slices.Contains(names, m.Group) {
 			names = append(names, m.Group)
 		}
 	}
 	return names
+}
+
+// defaultGroups are those that don't take a quarter of an hour alone.
+func defaultGroups() []string {
+	return slices.DeleteFunc(groups(), func(name string) bool { return name == scaleGroup })
 }
 
 // series is what the runs of one side gave for one metric.

@@ -109,11 +109,28 @@ func memoryOf(pids []int) (memory, error) {
 	return sum, nil
 }
 
+// peakOf is the largest resident set that a process has had, in megabytes.
+func peakOf(pid int) (float64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	peak, err := number(text, "VmHWM")
+	return peak * 1024 / 1e6, err
+}
+
 // usage is what processes, and those they started that have ended, have used
 // since they began.
 type usage struct {
 	processor time.Duration
 	written   float64 // bytes
+}
+
+// since returns what was used from an earlier moment on: milliseconds of the
+// processor and kilobytes written, a second.
+func (u usage) since(before usage, took time.Duration) (processor, written float64) {
+	seconds := took.Seconds()
+	return float64((u.processor - before.processor).Milliseconds()) / seconds, (u.written - before.written) / 1e3 / seconds
 }
 
 func usageOf(pids []int) (usage, error) {

@@ -34,22 +34,52 @@ type side interface {
 
 var _ side = (*stock.Stack)(nil)
 
-// kedge is the side of Kedge.
+// kedge is the side of Kedge: a server, or an agent of another host's server.
 type kedge struct {
 	host    *testbed.Host
+	server  *testbed.Host // that an agent joins; nil: this is a server
 	process *testbed.Process
 }
 
-// Prepare unpacks the file: any command does.
+// nodeTokenFile is where a server keeps the token for agents, and joinTokenFile
+// where an administrator puts it on another host.
+const (
+	nodeTokenFile = "/var/lib/kedge/server/node-token"
+	joinTokenFile = "/etc/kedge/token"
+)
+
+// Prepare unpacks the file, as any command does, and gives an agent its token.
 func (k *kedge) Prepare(ctx context.Context) error {
-	_, err := k.host.Kedge(ctx, "version")
-	return err
+	if _, err := k.host.Kedge(ctx, "version"); err != nil || k.server == nil {
+		return err
+	}
+	return copyBetween(k.server, nodeTokenFile, k.host, joinTokenFile)
+}
+
+// copyBetween copies a file of one host to another.
+func copyBetween(from *testbed.Host, source string, to *testbed.Host, target string) error {
+	content, err := os.ReadFile(from.Path(source))
+	if err != nil {
+		return err
+	}
+	path := to.Path(target)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, content, 0o600)
 }
 
 func (k *kedge) Start() (err error) {
-	k.process, err = k.host.Start("server")
+	if k.server == nil {
+		k.process, err = k.host.Start("server")
+	} else {
+		k.process, err = k.host.Start("agent", "--server", serverURL(k.server), "--token-file", joinTokenFile)
+	}
 	return err
 }
+
+// serverURL is where other hosts find a host's API.
+func serverURL(host *testbed.Host) string { return "https://" + host.Address.String() + ":6443" }
 
 func (k *kedge) Stop(limit time.Duration) (time.Duration, error) {
 	took, code, err := k.process.Stop(limit)
@@ -63,7 +93,7 @@ func (k *kedge) PIDs() []int        { return []int{k.process.PID()} }
 func (k *kedge) Kubeconfig() string { return "/etc/kedge/kedge.yaml" }
 
 func (k *kedge) State() string {
-	if k.process.Running() {
+	if k.process == nil || k.process.Running() {
 		return ""
 	}
 	lines := strings.Split(strings.TrimSpace(k.process.Log()), "\n")
@@ -73,6 +103,9 @@ func (k *kedge) State() string {
 func (k *kedge) CopyLogs(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
+	}
+	if k.process == nil {
+		return nil
 	}
 	return os.WriteFile(filepath.Join(dir, "kedge.log"), []byte(k.process.Log()), 0o600)
 }

@@ -30,11 +30,11 @@ type agent struct {
 }
 
 // newFleet starts a server and then agents, all at the same time.
-func newFleet(t *testing.T, agents int, args ...string) *fleet {
+func newFleet(t *testing.T, agents int) *fleet {
 	t.Helper()
 	bed := testbed.New(t)
 	f := &fleet{cluster: &cluster{node: newHost(t, bed, "node"), images: buildImages(t)}, bed: bed}
-	f.start(t, args...)
+	f.start(t)
 	for i := range agents {
 		name := fmt.Sprintf("agent-%d", i+1)
 		f.agents = append(f.agents, &agent{name: name, host: newHost(t, bed, name)})
