@@ -350,6 +350,11 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 		Log:          n.log,
 	})
 	components := []component.Component{kubelet, n.network, node.NewAnnotations(n.config.Name, s.Credentials.Agent, n.annotations(), n.log)}
+	if s.Cluster.NetworkPolicy {
+		components = append(components, &networkPolicy{node: n.config.Name, kubeconfig: s.Credentials.Agent, log: n.log})
+	} else {
+		components = append(components, noNetworkPolicy{})
+	}
 	if len(n.config.IPs) == 0 {
 		components = append(components, &addressWatch{node: n, families: s.Cluster.ClusterCIDRs})
 	}

@@ -11,8 +11,10 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/atomicfile"
 )
 
+// Bridge is what the pods of a node are on.
+const Bridge = "cni0"
+
 const (
-	bridgeName  = "cni0"
 	networkName = "kedge"
 	cniFile     = "10-kedge.conflist"
 )
@@ -48,7 +50,7 @@ func conflist(ranges []netip.Prefix, mtu int) ([]byte, error) {
 		"name":       networkName,
 		"plugins": []any{
 			object{
-				"type": "bridge", "bridge": bridgeName, "mtu": mtu,
+				"type": "bridge", "bridge": Bridge, "mtu": mtu,
 				"isGateway": true, "forceAddress": true, "hairpinMode": true,
 				"ipam": object{"type": "host-local", "ranges": pools, "routes": routes},
 			},

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -28,7 +28,7 @@ const (
 // routes to the pods of other nodes, and CNIConfig.
 func Remove(ctx context.Context, c Config) error {
 	errs := []error{removeTraces(ctx, c)}
-	if link, err := netlink.LinkByName(bridgeName); err == nil {
+	if link, err := netlink.LinkByName(Bridge); err == nil {
 		errs = append(errs, removeLink(link))
 	}
 	return errors.Join(append(errs, os.RemoveAll(allocations), removeFile(wireGuardKey))...)
@@ -38,7 +38,7 @@ func Remove(ctx context.Context, c Config) error {
 // describes is not there, as after a reboot: the node must not look ready before
 // the network is up again.
 func Forget(cniConfig string) error {
-	if _, err := net.InterfaceByName(bridgeName); err == nil {
+	if _, err := net.InterfaceByName(Bridge); err == nil {
 		return nil
 	}
 	return removeFile(filepath.Join(cniConfig, cniFile))
@@ -89,13 +89,13 @@ func removeDevices(keep dual[string]) error {
 // removeStaleBridge removes the pods' bridge when it has an address of another
 // range: the node was registered anew. The bridge plugin makes it again.
 func removeStaleBridge(ranges []netip.Prefix, log *slog.Logger) error {
-	link, err := netlink.LinkByName(bridgeName)
+	link, err := netlink.LinkByName(Bridge)
 	if err != nil {
 		return nil //nolint:nilerr // there is none yet
 	}
 	addresses, err := netlink.AddrList(link, netlink.FAMILY_ALL)
 	if err != nil {
-		return fmt.Errorf("addresses of %s: %w", bridgeName, err)
+		return fmt.Errorf("addresses of %s: %w", Bridge, err)
 	}
 	for _, address := range addresses {
 		a := toAddr(address.IP)
@@ -103,7 +103,7 @@ func removeStaleBridge(ranges []netip.Prefix, log *slog.Logger) error {
 			continue
 		}
 		log.Warn("the node has another pod range than before: pods that still run lose their network; delete them",
-			"bridge", bridgeName, "had", a, "range", ranges)
+			"bridge", Bridge, "had", a, "range", ranges)
 		return removeLink(link)
 	}
 	return nil

@@ -152,9 +152,13 @@ func BenchmarkTable(b *testing.B) {
 			c := large.load(b)
 			inNewNetns(b, func(nft knftables.Interface) {
 				for b.Loop() {
+					existing, err := nft.ListAll(b.Context())
+					if err != nil && !knftables.IsNotFound(err) {
+						b.Error(err)
+					}
 					rules, _ := c.next()
 					tx := nft.NewTransaction()
-					rebuild(tx, rules)
+					rebuild(tx, rules, existing)
 					run(b, nft, tx)
 				}
 			})
@@ -165,7 +169,7 @@ func BenchmarkTable(b *testing.B) {
 				inNewNetns(b, func(nft knftables.Interface) {
 					from, _ := c.next()
 					tx := nft.NewTransaction()
-					rebuild(tx, from)
+					recreate(tx, from)
 					run(b, nft, tx)
 					for i := 0; b.Loop(); i++ {
 						c.setPod(changed(here, i))

@@ -254,52 +254,57 @@ func (c *Controller) stopPeers() {
 	c.cluster.forgetPods()
 }
 
-// write brings the table up to date in one transaction.
+// write brings the table up to date, in one transaction if all is well.
 func (c *Controller) write(ctx context.Context) error {
-	tx, rules := c.transaction()
-	if tx == nil {
-		return nil
+	c.mu.Lock()
+	synced := c.peers.synced()
+	c.mu.Unlock()
+	if !synced {
+		return nil // it is not known what policies choose from
 	}
+	if c.written != nil {
+		err := c.attempt(ctx, func(tx *knftables.Transaction, to *ruleset, changes map[change]bool) {
+			update(tx, c.written, to, changes)
+		})
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		c.written = nil
+		c.options.Log.Warn("The nftables table with the NetworkPolicies is not as it was left; it is written anew.", "table", TableName, "err", err)
+	}
+	existing, err := c.options.NFT.ListAll(ctx)
+	if err == nil || knftables.IsNotFound(err) {
+		err = c.attempt(ctx, func(tx *knftables.Transaction, to *ruleset, _ map[change]bool) {
+			rebuild(tx, to, existing)
+		})
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
+	c.options.Log.Warn("The nftables table with the NetworkPolicies cannot be written as it is; another takes its place.", "table", TableName, "err", err)
+	return c.attempt(ctx, func(tx *knftables.Transaction, to *ruleset, _ map[change]bool) {
+		recreate(tx, to)
+	})
+}
+
+// attempt runs one transaction.
+func (c *Controller) attempt(ctx context.Context, fill func(*knftables.Transaction, *ruleset, map[change]bool)) error {
+	tx := c.options.NFT.NewTransaction()
+	c.mu.Lock()
+	rules, changes := c.cluster.next()
+	fill(tx, rules, changes)
+	for a := range c.waiting {
+		a.known = c.cluster.localPod(a.pod) != nil
+	}
+	c.mu.Unlock()
 	if tx.NumOperations() > 0 {
 		if err := c.options.NFT.Run(ctx, tx); err != nil {
-			return c.writeFailed(ctx, err)
+			return fmt.Errorf("nftables table %s: %w", TableName, err)
 		}
 	}
 	c.written, c.cleared = rules, false
 	c.admit(func(a *admission) bool { return a.known })
 	return nil
-}
-
-// writeFailed makes the table anew, because it isn't what it was thought to be.
-func (c *Controller) writeFailed(ctx context.Context, err error) error {
-	incremental := c.written != nil
-	c.written = nil
-	if !incremental || ctx.Err() != nil {
-		return fmt.Errorf("nftables table %s: %w", TableName, err)
-	}
-	c.options.Log.Warn("The nftables table with the NetworkPolicies is not as it was left; it is made again.", "table", TableName, "err", err)
-	return c.write(ctx)
-}
-
-// transaction is what has to be written for which rules; nil while it is not
-// known what policies choose from.
-func (c *Controller) transaction() (*knftables.Transaction, *ruleset) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.peers.synced() {
-		return nil, nil
-	}
-	rules, changes := c.cluster.next()
-	tx := c.options.NFT.NewTransaction()
-	if c.written == nil {
-		rebuild(tx, rules)
-	} else {
-		update(tx, c.written, rules, changes)
-	}
-	for a := range c.waiting {
-		a.known = c.cluster.localPod(a.pod) != nil
-	}
-	return tx, rules
 }
 
 // clear removes the table: no policies, no cost.

@@ -88,7 +88,7 @@ func TestControllerIsIdleWithoutPolicies(t *testing.T) {
 	}
 	for i := range 3 {
 		l.set("u/p: {podSelector: {}}")
-		l.eventuallyDump(nft, "10.0.0.1 : goto refuse", true)
+		l.eventuallyDump(nft, "isolated-ingress-ip4 { 10.0.0.1 }", true)
 		if others() != 2*(i+1) {
 			t.Errorf("%d watches of pods and namespaces, want %d", others(), 2*(i+1))
 		}
@@ -105,19 +105,25 @@ func TestControllerIsIdleWithoutPolicies(t *testing.T) {
 func TestControllerRetries(t *testing.T) {
 	l, nft, unreliable := startFake(t)
 	l.set("u/p: {podSelector: {}}")
-	l.eventuallyDump(nft, "10.0.0.1 : goto refuse", true)
+	l.eventuallyDump(nft, "isolated-ingress-ip4 { 10.0.0.1 }", true)
 
 	unreliable.fail(1)
 	l.set("u/p: {podSelector: {}}\nv/p: {podSelector: {}}")
-	l.eventuallyDump(nft, "10.0.0.2 : goto refuse", true)
-	if log := l.log.String(); !strings.Contains(log, "is not as it was left") || strings.Contains(log, "level=ERROR") {
+	l.eventuallyDump(nft, "isolated-ingress-ip4 { 10.0.0.2 }", true)
+	if log := l.log.String(); !strings.Contains(log, "is written anew") || strings.Contains(log, "level=ERROR") {
 		t.Errorf("after one failure the log is\n%s", log)
 	}
 	unreliable.fail(2)
 	l.set("v/p: {podSelector: {}}")
-	l.eventuallyDump(nft, "10.0.0.1 : goto refuse", false)
-	if log := l.log.String(); !strings.Contains(log, "level=ERROR") || !strings.Contains(log, "no buffer space") {
+	l.eventuallyDump(nft, "isolated-ingress-ip4 { 10.0.0.1 }", false)
+	if log := l.log.String(); !strings.Contains(log, "another takes its place") || strings.Contains(log, "level=ERROR") {
 		t.Errorf("after two failures the log is\n%s", log)
+	}
+	unreliable.fail(3)
+	l.set("u/p: {podSelector: {}}")
+	l.eventuallyDump(nft, "isolated-ingress-ip4 { 10.0.0.1 }", true)
+	if log := l.log.String(); !strings.Contains(log, "level=ERROR") || !strings.Contains(log, "no buffer space") {
+		t.Errorf("after three failures the log is\n%s", log)
 	}
 }
 
@@ -126,8 +132,8 @@ func TestControllerSaysWhatCannotBeApplied(t *testing.T) {
 	l.set("u/bad: {podSelector: {matchExpressions: [{key: a, operator: Like}]}}\n" +
 		"u/part: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: x}}]}]}\n" +
 		"v/good: {podSelector: {}}")
-	l.eventuallyDump(nft, "10.0.0.2 : goto refuse", true)
-	l.eventuallyDump(nft, "10.0.0.1 : goto refuse", true)
+	l.eventuallyDump(nft, "isolated-ingress-ip4 { 10.0.0.2 }", true)
+	l.eventuallyDump(nft, "isolated-ingress-ip4 { 10.0.0.1 }", true)
 	lines := slices.DeleteFunc(strings.Split(l.log.String(), "\n"), func(line string) bool { return !strings.Contains(line, "WARN") })
 	if len(lines) != 2 || !strings.Contains(lines[0], "policy=u/bad") || !strings.Contains(lines[1], "policy=u/part") || !strings.Contains(lines[1], "CIDR address: x") {
 		t.Errorf("the log's warnings are\n%s", strings.Join(lines, "\n"))
@@ -138,9 +144,9 @@ func TestControllerSaysWhatCannotBeApplied(t *testing.T) {
 func TestControllerForgetsWhatPoliciesWere(t *testing.T) {
 	l, nft, _ := startFake(t)
 	l.set("u/p: {podSelector: {}}\nv/p: {podSelector: {}}")
-	l.eventuallyDump(nft, "10.0.0.1 : goto refuse", true)
+	l.eventuallyDump(nft, "isolated-ingress-ip4 { 10.0.0.1 }", true)
 	l.set("u/p: {podSelector: {matchExpressions: [{key: a, operator: Like}]}}\nv/p: {podSelector: {}}")
-	l.eventuallyDump(nft, "10.0.0.1 : goto refuse", false)
+	l.eventuallyDump(nft, "isolated-ingress-ip4 { 10.0.0.1 }", false)
 }
 
 func TestStrippedPod(t *testing.T) {

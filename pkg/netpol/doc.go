@@ -26,8 +26,8 @@
 //
 // A verdict map finds the chain for the address of a pod of this node. Pods that
 // the same policies are for share it. It jumps to the chains of the policies,
-// which accept; what none accepts is refused. For a policy that lets pods with
-// app=web be reached at port 80 from pods with app=shop:
+// which accept; what comes back is refused if the pod is isolated. For a policy
+// that lets pods with app=web be reached at port 80 from pods with app=shop:
 //
 //	chain forward-ingress {
 //		type filter hook forward priority filter; policy accept;
@@ -36,15 +36,20 @@
 //	}
 //	chain ingress {
 //		ip daddr vmap @ingress-ip4
+//		ip daddr @isolated-ingress-ip4 goto refuse
 //		ip6 daddr vmap @ingress-ip6
+//		ip6 daddr @isolated-ingress-ip6 goto refuse
 //	}
 //	map ingress-ip4 {
 //		type ipv4_addr : verdict
-//		elements = { 10.42.0.7 : goto ingress-ip4-hphuefeunmbwmc7m }
+//		elements = { 10.42.0.7 : jump ingress-ip4-hphuefeunmbwmc7m }
+//	}
+//	set isolated-ingress-ip4 {
+//		type ipv4_addr
+//		elements = { 10.42.0.7 }
 //	}
 //	chain ingress-ip4-hphuefeunmbwmc7m {
 //		jump ingress-ip4/default/allow-shop
-//		goto refuse
 //	}
 //	chain ingress-ip4/default/allow-shop {
 //		ip saddr @pods-ip4-npd73yhgbiafzmlq tcp dport 80 accept
@@ -61,6 +66,16 @@
 // sets of address, protocol and port, because each pod has its own number for
 // the name. An ipBlock is written into its rule as the ranges that its
 // exceptions leave.
+//
+// # Transactions
+//
+// Every change is one transaction. The kernel switches rules and sets at one
+// moment, but a packet that is under way then meets the rules of before and
+// looks up what it has not looked up yet in the sets of after: a new chain that
+// it is sent to is still empty for it. That is why chains only accept, and why
+// what isolates a pod is a rule that never changes and a set in which the pod
+// stays. For the same reason the table is written over, and not deleted, when
+// it is to be written anew.
 //
 // # Connections
 //

@@ -226,7 +226,7 @@ func (l *lab) watches(resource string, n int) {
 	})
 }
 
-const limit = 20 * time.Second
+const limit = time.Minute
 
 func (l *lab) eventually(what string, condition func() bool) {
 	l.t.Helper()
@@ -753,7 +753,7 @@ func TestPacketsNeverOpen(t *testing.T) {
 		}
 		rules, _ := w.cluster.next()
 		tx := nft.NewTransaction()
-		rebuild(tx, rules)
+		recreate(tx, rules)
 		if err := nft.Run(ctx, tx); err != nil {
 			return err
 		}
@@ -779,7 +779,11 @@ func TestPacketsNeverOpen(t *testing.T) {
 			to, changes := w.cluster.next()
 			tx := nft.NewTransaction()
 			if i%2 == 0 {
-				rebuild(tx, to)
+				existing, err := nft.ListAll(ctx)
+				if err != nil {
+					return err
+				}
+				rebuild(tx, to, existing)
 			} else {
 				update(tx, rules, to, changes)
 			}

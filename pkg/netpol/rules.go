@@ -90,11 +90,17 @@ type set struct {
 	members iter.Seq[string]
 }
 
-// Names of chains that are always there, and of what those of sets begin with.
-const (
-	refuse     = "refuse"
-	selfPrefix = "self-"
-)
+// refuse is the chain for what no policy allows.
+const refuse = "refuse"
+
+// isolatedSet is the name of the set of the pods of this node that policies of
+// a direction are for.
+func (l lane) isolatedSet() string {
+	return fmt.Sprintf("isolated-%s-%s", l.direction, l.family)
+}
+
+// selfSet is the name of the set of pairs of the same address, twice.
+func (f family) selfSet() string { return "self-" + f.String() }
 
 // newRuleset is what the table holds when no pod is isolated.
 func newRuleset() *ruleset {
@@ -114,12 +120,14 @@ func newRuleset() *ruleset {
 	}
 	for _, l := range lanes {
 		rs.sets[l.String()] = set{keyType: l.family.addrType(), verdicts: true, elements: map[string]string{}}
-		rs.addRules(l.dispatch(), l.pod()+" vmap @"+l.String())
+		rs.sets[l.isolatedSet()] = set{keyType: l.family.addrType(), elements: map[string]string{}}
+		rs.addRules(l.dispatch(),
+			fmt.Sprintf("%s vmap @%s", l.pod(), l),
+			fmt.Sprintf("%s @%s goto %s", l.pod(), l.isolatedSet(), refuse))
 	}
 	for _, f := range families {
-		name := selfPrefix + f.String()
-		rs.sets[name] = set{keyType: f.addrType() + " . " + f.addrType(), elements: map[string]string{}}
-		rs.addRules(refuse, fmt.Sprintf("%[1]s saddr . %[1]s daddr @%[2]s accept", f.protocol(), name))
+		rs.sets[f.selfSet()] = set{keyType: f.addrType() + " . " + f.addrType(), elements: map[string]string{}}
+		rs.addRules(refuse, fmt.Sprintf("%[1]s saddr . %[1]s daddr @%[2]s accept", f.protocol(), f.selfSet()))
 	}
 	rs.addRules(refuse, "drop")
 	return rs
@@ -153,11 +161,14 @@ func (rs *ruleset) refuseLinkLocal(bridge string) {
 // isolate lets packets of a lane to or from a pod's address pass only where
 // one of the policies allows them.
 func (rs *ruleset) isolate(l lane, addr string, policies []*policy) {
-	rs.sets[l.String()].elements[addr] = "goto " + rs.combination(l, policies)
-	rs.sets[selfPrefix+l.family.String()].elements[addr+" . "+addr] = ""
+	rs.sets[l.isolatedSet()].elements[addr] = ""
+	rs.sets[l.family.selfSet()].elements[addr+" . "+addr] = ""
+	if chain := rs.combination(l, policies); chain != "" {
+		rs.sets[l.String()].elements[addr] = "jump " + chain
+	}
 }
 
-// combination is the chain of a combination of policies.
+// combination is the chain of a combination of policies, if they allow anything.
 func (rs *ruleset) combination(l lane, policies []*policy) string {
 	var rules []string
 	for _, p := range policies {
@@ -169,10 +180,10 @@ func (rs *ruleset) combination(l lane, policies []*policy) string {
 		rules = append(rules, "jump "+c.name)
 	}
 	if len(rules) == 0 {
-		return refuse
+		return ""
 	}
 	name := l.String() + "-" + digest(strings.Join(rules, "\n"))
-	rs.chains[name] = chain{rules: append(rules, "goto "+refuse)}
+	rs.chains[name] = chain{rules: rules}
 	return name
 }
 

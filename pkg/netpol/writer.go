@@ -13,13 +13,51 @@ const TableName = "kedge-netpol"
 // commentLimit is what nftables takes.
 const commentLimit = 127
 
-// rebuild writes the whole table.
-func rebuild(tx *knftables.Transaction, to *ruleset) {
+// recreate makes the table, in place of one of the same name.
+func recreate(tx *knftables.Transaction, to *ruleset) {
 	// To delete a table that isn't there is an error, to add one that is not.
 	tx.Add(&knftables.Table{})
 	tx.Delete(&knftables.Table{})
+	rebuild(tx, to, nil)
+}
+
+// rebuild writes everything that the table holds, given the names of what it
+// has, by their kinds. The chains through which packets come stay the same:
+// where one is deleted and another made, a packet may come through neither.
+func rebuild(tx *knftables.Transaction, to *ruleset, existing map[string][]string) {
 	tx.Add(&knftables.Table{Comment: knftables.PtrTo("Kedge: NetworkPolicies of this node's pods")})
-	update(tx, &ruleset{}, to, nil)
+	addSets(tx, &ruleset{}, to)
+	for _, name := range existing["set"] {
+		tx.Flush(&knftables.Set{Name: name})
+	}
+	for _, name := range existing["map"] {
+		tx.Flush(&knftables.Map{Name: name})
+	}
+	for _, name := range sorted(to.chains) {
+		addChain(tx, name, to.chains[name])
+	}
+	for _, name := range existing["chain"] {
+		tx.Flush(&knftables.Chain{Name: name})
+	}
+	for _, name := range sorted(to.chains) {
+		addRules(tx, name, to.chains[name])
+	}
+	updateElements(tx, &ruleset{}, to)
+	for _, name := range existing["chain"] {
+		if _, stays := to.chains[name]; !stays {
+			tx.Delete(&knftables.Chain{Name: name})
+		}
+	}
+	for _, name := range existing["set"] {
+		if _, stays := to.sets[name]; !stays {
+			tx.Delete(&knftables.Set{Name: name})
+		}
+	}
+	for _, name := range existing["map"] {
+		if _, stays := to.sets[name]; !stays {
+			tx.Delete(&knftables.Map{Name: name})
+		}
+	}
 }
 
 // update writes the differences between two rulesets, and the changed elements
@@ -60,30 +98,35 @@ func updateChains(tx *knftables.Transaction, from, to *ruleset) {
 	var changed []string
 	for _, name := range sorted(to.chains) {
 		before, exists := from.chains[name]
-		c := to.chains[name]
-		if exists && slices.Equal(before.rules, c.rules) {
+		if exists && slices.Equal(before.rules, to.chains[name].rules) {
 			continue
 		}
 		changed = append(changed, name)
-		switch {
-		case exists:
+		if exists {
 			tx.Flush(&knftables.Chain{Name: name})
-		case c.hook != "":
-			tx.Add(&knftables.Chain{
-				Name:     name,
-				Type:     knftables.PtrTo(knftables.FilterType),
-				Hook:     knftables.PtrTo(c.hook),
-				Priority: knftables.PtrTo(knftables.FilterPriority),
-				Policy:   knftables.PtrTo(knftables.AcceptPolicy),
-			})
-		default:
-			tx.Add(&knftables.Chain{Name: name})
+		} else {
+			addChain(tx, name, to.chains[name])
 		}
 	}
 	for _, name := range changed {
-		for _, rule := range to.chains[name].rules {
-			tx.Add(&knftables.Rule{Chain: name, Rule: rule})
-		}
+		addRules(tx, name, to.chains[name])
+	}
+}
+
+func addChain(tx *knftables.Transaction, name string, c chain) {
+	added := &knftables.Chain{Name: name}
+	if c.hook != "" {
+		added.Type = knftables.PtrTo(knftables.FilterType)
+		added.Hook = knftables.PtrTo(c.hook)
+		added.Priority = knftables.PtrTo(knftables.FilterPriority)
+		added.Policy = knftables.PtrTo(knftables.AcceptPolicy)
+	}
+	tx.Add(added)
+}
+
+func addRules(tx *knftables.Transaction, name string, c chain) {
+	for _, rule := range c.rules {
+		tx.Add(&knftables.Rule{Chain: name, Rule: rule})
 	}
 }
 

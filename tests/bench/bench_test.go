@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -117,18 +119,87 @@ func TestReport(t *testing.T) {
 	if err := r.table(&out); err != nil {
 		t.Fatal(err)
 	}
-	const want = `       unit  Kedge  (min–max)    stock  (min–max)    ratio  goal           
-ratio  s     2.00   (1.00–3.00)  4.00   (4.00–5.00)  0.50   ≤ 0.5 × stock  ok
-ratio  s     3.00   (3.00–3.00)  4.00   (4.00–4.00)  0.75   ≤ 0.5 × stock  missed
-limit  MB    96     (96–96)      –                          ≤ 95           missed
-none   ms    –                   1.2    (1.2–1.2)                          
-ratio  s     0.00   (0.00–0.00)  0.00   (0.00–0.00)         ≤ 0.5 × stock  ok
+	const want = `       unit  Kedge  (min–max)    stock  (min–max)    ratio  goal                  
+ratio  s     2.00   (1.00–3.00)  4.00   (4.00–5.00)  0.50   ≤ 0.5 × stock         ok
+ratio  s     3.00   (3.00–3.00)  4.00   (4.00–4.00)  0.75   ≤ 0.5 × stock         missed
+limit  MB    96     (96–96)      –                          ≤ 95                  missed
+none   ms    –                   1.2    (1.2–1.2)                                 
+ratio  s     0.00   (0.00–0.00)  0.00   (0.00–0.00)         ≤ 0.5 × stock         ok
+both   MB    99     (99–99)      200    (200–200)    0.49   ≤ 0.5 × stock, ≤ 100  ok
+both   MB    99     (99–99)      190    (190–190)    0.52   ≤ 0.5 × stock, ≤ 100  missed
+both   MB    101    (101–101)    300    (300–300)    0.34   ≤ 0.5 × stock, ≤ 100  missed
+both   MB    99     (99–99)      –                          ≤ 0.5 × stock, ≤ 100  
 `
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
 	}
 	if text, err := json.Marshal(r); err != nil || !strings.Contains(string(text), `"ratio":0.5`) {
 		t.Errorf("JSON is %s, error %v", text, err)
+	}
+}
+
+func TestPace(t *testing.T) {
+	sent := 0
+	took, err := pace(t.Context(), time.Millisecond, 100*time.Millisecond, func(i int) error {
+		if i != sent {
+			t.Errorf("request %d comes after %d others", i, sent)
+		}
+		if sent++; i == 0 {
+			time.Sleep(20 * time.Millisecond)
+		}
+		return nil
+	})
+	if err != nil || len(took) != sent || !slices.IsSorted(took) || took[len(took)-1] < 20*time.Millisecond {
+		t.Errorf("%d values for %d requests, the last %s, error %v", len(took), sent, took[len(took)-1], err)
+	}
+	if sent > 100 {
+		t.Errorf("%d requests in 100 intervals", sent)
+	}
+	_, err = pace(t.Context(), time.Millisecond, time.Minute, func(i int) error {
+		if i == 2 {
+			return os.ErrInvalid
+		}
+		return nil
+	})
+	if !errors.Is(err, os.ErrInvalid) {
+		t.Errorf("got error %v", err)
+	}
+}
+
+func TestRaise(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "limit")
+	if err := os.WriteFile(path, []byte("128\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		least  int
+		during string
+	}{{100, "128\n"}, {300, "300"}} {
+		restore, err := raise(path, test.least)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text, err := os.ReadFile(path); err != nil || string(text) != test.during {
+			t.Errorf("at least %d: the limit is %q, error %v", test.least, text, err)
+		}
+		restore()
+		if text, err := os.ReadFile(path); err != nil || string(text) != "128\n" {
+			t.Errorf("after at least %d: the limit is %q, error %v", test.least, text, err)
+		}
+	}
+	if _, err := raise(path+"-missing", 1); err == nil {
+		t.Error("a limit that isn't there is raised")
+	}
+}
+
+func TestAddressCommands(t *testing.T) {
+	commands := addressCommands(maxNodes)
+	if got := strings.Count(commands, "\n"); got != maxNodes {
+		t.Errorf("%d commands for %d nodes", got, maxNodes)
+	}
+	if !strings.HasPrefix(commands, "address add 198.18.1.1/32 dev eth0\n") ||
+		!strings.HasSuffix(commands, "\naddress add 198.18.1.250/32 dev eth0\n") {
+		t.Errorf("got %s", commands)
 	}
 }
 
@@ -159,6 +230,9 @@ func TestOwnProcess(t *testing.T) {
 	}
 	if ballast[len(ballast)-1] != 1 {
 		t.Error("the compiler has done away with the memory")
+	}
+	if peak, err := peakOf(pid); err != nil || peak < used.anonymous {
+		t.Errorf("the largest size is %f MB, error %v", peak, err)
 	}
 	if used, err := memoryOf([]int{1 << 30}); err != nil || used.pss != 0 {
 		t.Errorf("memory of no process is %+v, error %v", used, err)

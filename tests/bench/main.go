@@ -66,7 +66,7 @@ func parse(args []string) (options, error) {
 		}
 		return nil
 	})
-	flags.Func("nodes", "`numbers` of nodes for scale (default "+strings.Trim(fmt.Sprint(scaleNodes), "[]")+", with commas)", func(value string) (err error) {
+	flags.Func("nodes", "`numbers` of nodes for scale (default "+strings.ReplaceAll(strings.Trim(fmt.Sprint(scaleNodes), "[]"), " ", ",")+")", func(value string) (err error) {
 		o.nodes, err = parseNodes(value)
 		return err
 	})

@@ -75,17 +75,20 @@ func run(args []string) error {
 	if err != nil {
 		return fmt.Errorf("-address: %w", err)
 	}
-	// Errors only: what so many nodes have to say takes the processor.
+	// Errors go to standard error all the same; of the rest there is too much.
 	klog.LogToStderr(false)
 	klog.SetOutput(io.Discard)
-	klog.SetOutputBySeverity("ERROR", os.Stderr)
 
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
+	registered := newKubeletCollectors()
 	for i := range *count {
 		n := node{name: fmt.Sprintf("hollow-%d", i+1), address: address, dir: *dir, image: *image, config: config}
 		if err := n.start(ctx); err != nil {
 			return fmt.Errorf("node %s: %w", n.name, err)
+		}
+		if err := registered.unregister(ctx); err != nil {
+			return err
 		}
 		address = address.Next()
 	}
@@ -156,7 +159,7 @@ func (n node) startKubelet(ctx context.Context) error {
 	flags.RootDirectory = filepath.Join(n.dir, n.name)
 	kc.PodLogsDir = filepath.Join(flags.RootDirectory, "logs")
 	kc.CgroupsPerQOS, kc.EnforceNodeAllocatable = false, nil
-	kc.EnableServer = false // all would want the same port
+	kc.EnableServer, kc.ReadOnlyPort = false, 0 // all would want the same port
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return err

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -33,6 +35,7 @@ type sandbox struct {
 type container struct {
 	config                     *runtimeapi.ContainerConfig
 	sandbox                    string
+	log                        string
 	created, started, finished int64
 	state                      runtimeapi.ContainerState
 }
@@ -124,11 +127,16 @@ func (r *containerRuntime) ListPodSandbox(_ context.Context, filter *runtimeapi.
 	return found, nil
 }
 
-func (r *containerRuntime) CreateContainer(_ context.Context, sandbox string, config *runtimeapi.ContainerConfig, _ *runtimeapi.PodSandboxConfig) (string, error) {
+// CreateContainer makes a log, which the kubelet looks after.
+func (r *containerRuntime) CreateContainer(_ context.Context, sandbox string, config *runtimeapi.ContainerConfig, pod *runtimeapi.PodSandboxConfig) (string, error) {
+	log := filepath.Join(pod.LogDirectory, config.LogPath)
+	if err := os.WriteFile(log, nil, 0o600); err != nil {
+		return "", err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	id := r.newID()
-	r.containers[id] = container{config: config, sandbox: sandbox, created: time.Now().UnixNano(), state: runtimeapi.ContainerState_CONTAINER_CREATED}
+	r.containers[id] = container{config: config, sandbox: sandbox, log: log, created: time.Now().UnixNano(), state: runtimeapi.ContainerState_CONTAINER_CREATED}
 	return id, nil
 }
 
@@ -192,7 +200,7 @@ func (r *containerRuntime) ContainerStatus(_ context.Context, id string, _ bool)
 	return &runtimeapi.ContainerStatusResponse{Status: &runtimeapi.ContainerStatus{
 		Id: id, Metadata: c.config.Metadata, Image: c.config.Image, ImageRef: c.config.Image.Image, State: c.state,
 		CreatedAt: c.created, StartedAt: c.started, FinishedAt: c.finished,
-		Labels: c.config.Labels, Annotations: c.config.Annotations, Mounts: c.config.Mounts, LogPath: c.config.LogPath,
+		Labels: c.config.Labels, Annotations: c.config.Annotations, Mounts: c.config.Mounts, LogPath: c.log,
 	}}, nil
 }
 

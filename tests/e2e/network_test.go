@@ -1,0 +1,168 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kedge-k8s/kedge/tests/testbed"
+)
+
+// everywhere is a pod on each node that answers with its name.
+const everywhere = `
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: web}
+spec:
+	selector: {matchLabels: {app: web}}
+	template:
+		metadata: {labels: {app: web}}
+		spec:
+			terminationGracePeriodSeconds: 0
+			containers: [{name: main, image: AGNHOST, args: [netexec, --http-port=80]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {ipFamilyPolicy: PreferDualStack, selector: {app: web}, ports: [{port: 80}]}
+`
+
+// TestServerWithoutNode runs a control plane alone, which reaches pods and the
+// endpoints of Services through the tunnels of agents only.
+func TestServerWithoutNode(t *testing.T) {
+	t.Parallel()
+	bed := testbed.New(t)
+	f := &fleet{cluster: &cluster{node: newHost(t, bed, "node"), images: buildImages(t)}, bed: bed}
+	server, err := f.node.Start("server", "--disable-agent", "--egress-selector-mode=cluster")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.server = server
+	if err := server.WaitAPI(t.Context(), limit); err != nil {
+		t.Fatal(err)
+	}
+	a := &agent{name: "agent-1", host: newHost(t, bed, "agent-1")}
+	f.join(t, a)
+	f.waitNode(t, a.name)
+	if err := a.host.LoadImage(t.Context(), f.images.Agnhost.Archive); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := f.node.Kubectl(t.Context(), "get", "nodes", "-o", "name"); err != nil || out != "node/agent-1\n" {
+		t.Errorf("the nodes are %q, error %v", out, err)
+	}
+	if links, err := f.node.Exec(t.Context(), "ip", "-brief", "link"); err != nil || strings.Contains(links, "cni0") || strings.Contains(links, "flannel") {
+		t.Errorf("the server's host has a pod network, error %v:\n%s", err, links)
+	}
+	s := f.sandbox(t)
+	s.apply(everywhere)
+	s.kubectl("rollout", "status", "daemonset/web", "--timeout=2m")
+	pod := s.pods("app=web")[0]
+	for _, path := range []string{"pods/" + pod + ":80", "services/web:80"} {
+		eventually(t, "an answer by the proxy of "+path, func() (bool, string) {
+			out, err := s.try("get", "--raw", "/api/v1/namespaces/"+s.namespace+"/"+path+"/proxy/hostname")
+			return err == nil && out == pod, fmt.Sprint(out, err)
+		})
+	}
+	if out := s.kubectl("logs", pod); !strings.Contains(out, "Started HTTP server") {
+		t.Errorf("the log is %q", out)
+	}
+	s.forwards("pod/"+pod, "80", "web-")
+}
+
+// TestDualStack has two nodes with addresses of both families.
+func TestDualStack(t *testing.T) {
+	t.Parallel()
+	bed := testbed.New(t)
+	f := &fleet{cluster: &cluster{node: newHost(t, bed, "node"), images: buildImages(t)}, bed: bed}
+	a := &agent{name: "agent-1", host: newHost(t, bed, "agent-1")}
+	for i, host := range []*testbed.Host{f.node, a.host} {
+		if _, err := host.Exec(t.Context(), "sh", "-c", fmt.Sprintf("ip -6 addr add 2001:db8:1::%d/64 dev eth0 nodad", i+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.start(t, "--cluster-cidr=10.42.0.0/16,fd42::/48", "--service-cidr=10.43.0.0/16,fd43::/112")
+	f.join(t, a)
+	f.waitNode(t, a.name)
+	f.loadImages(t)
+	if err := a.host.LoadImage(t.Context(), f.images.Agnhost.Archive); err != nil {
+		t.Fatal(err)
+	}
+	s := f.sandbox(t)
+	s.apply(everywhere)
+	s.kubectl("rollout", "status", "daemonset/web", "--timeout=2m")
+	services := strings.Fields(strings.NewReplacer("[", "", "]", "", ",", " ", `"`, "").Replace(s.field("service/web", ".spec.clusterIPs")))
+	if len(services) != 2 {
+		t.Fatalf("the Service has the addresses %q", services)
+	}
+	for _, line := range strings.Split(s.kubectl("get", "pods", "-l", "app=web", "-o", `jsonpath={range .items[*]}{.metadata.name} {.status.podIPs[*].ip}{"\n"}{end}`), "\n") {
+		pod, ips, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if n := len(strings.Fields(ips)); n != 2 {
+			t.Errorf("pod %s has the addresses %q", pod, ips)
+		}
+		for _, ip := range strings.Fields(ips) {
+			for _, from := range []*agent{{name: "node", host: f.node}, a} {
+				eventually(t, from.name+" to reach "+pod+" at "+ip, func() (bool, string) {
+					ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+					defer cancel()
+					out, err := get(ctx, from.host, "http://"+net.JoinHostPort(ip, "80")+"/hostname")
+					return err == nil && out == pod, fmt.Sprint(out, err)
+				})
+			}
+		}
+		for _, service := range services {
+			eventually(t, pod+" to reach the Service at "+service, func() (bool, string) {
+				out, err := s.try("exec", pod, "--", "/agnhost", "connect", "--timeout=2s", net.JoinHostPort(service, "80"))
+				return err == nil, fmt.Sprint(out, err)
+			})
+		}
+	}
+}
+
+// TestOtherNetwork leaves the pod network to the user: the node says what it
+// waits for, and is Ready once a CNI configuration is there.
+func TestOtherNetwork(t *testing.T) {
+	t.Parallel()
+	bed := testbed.New(t)
+	c := &cluster{node: newHost(t, bed, "node"), images: buildImages(t)}
+	server, err := c.node.Start("server", "--flannel-backend=none", "--disable-network-policy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.server = server
+	if err := server.WaitAPI(t.Context(), limit); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the node to say why it is NotReady", func() (bool, string) {
+		out, err := c.node.Kubectl(t.Context(), "get", "nodes", "-o", `jsonpath={.items[*].status.conditions[?(@.type=="Ready")].message}`)
+		return err == nil && strings.Contains(out, "cni plugin not initialized"), fmt.Sprint(out, err)
+	})
+	if !strings.Contains(server.Log(), "once you have installed a CNI plugin") {
+		t.Errorf("the log doesn't say what to do:\n%s", server.Log())
+	}
+	conf := `{"cniVersion": "1.0.0", "name": "mine", "plugins": [{"type": "bridge", "bridge": "mine0", "isGateway": true, "ipMasq": true, "ipMasqBackend": "nftables",
+		"ipam": {"type": "host-local", "ranges": [[{"subnet": "10.42.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}`
+	path := c.node.Path("/var/lib/kedge/agent/etc/cni/net.d/05-mine.conflist")
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(conf), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.WaitReady(t.Context(), limit); err != nil {
+		t.Fatal(err)
+	}
+	c.loadImages(t)
+	s := c.sandbox(t)
+	s.apply(everywhere)
+	s.kubectl("rollout", "status", "daemonset/web", "--timeout=2m")
+	if links, err := c.node.Exec(t.Context(), "ip", "-brief", "link"); err != nil || !strings.Contains(links, "mine0") || strings.Contains(links, "cni0") {
+		t.Errorf("the links, error %v:\n%s", err, links)
+	}
+}
