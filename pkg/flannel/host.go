@@ -77,7 +77,7 @@ func setForwarding(cidrs []netip.Prefix) error {
 	for _, cidr := range cidrs {
 		names := []string{"net/ipv4/ip_forward", "net/bridge/bridge-nf-call-iptables"}
 		if cidr.Addr().Is6() {
-			names = []string{"net/ipv6/conf/all/forwarding", "net/bridge/bridge-nf-call-ip6tables"}
+			names = []string{"net/ipv6/conf/all/forwarding", bridgeIPv6}
 		}
 		for _, name := range names {
 			if err := setSysctl(name, "1"); err != nil {
@@ -85,8 +85,15 @@ func setForwarding(cidrs []netip.Prefix) error {
 			}
 		}
 	}
-	return nil
+	// Pods have link-local IPv6 addresses in every cluster, and network policies
+	// must see what they send to each other.
+	if _, err := os.Stat(filepath.Join("/proc/sys", bridgeIPv6)); err != nil {
+		return nil //nolint:nilerr // a kernel without IPv6
+	}
+	return setSysctl(bridgeIPv6, "1")
 }
+
+const bridgeIPv6 = "net/bridge/bridge-nf-call-ip6tables"
 
 // keepRouterAdvertisements lets an interface that gets its routes from router
 // advertisements go on doing so: a machine that forwards ignores them otherwise,

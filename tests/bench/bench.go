@@ -189,7 +189,11 @@ func (r *run) onHost(f func() error) (err error) {
 	if r.name == stockSide {
 		r.side = stock.New(r.host, r.bench.programs)
 	} else {
-		r.side = &kedge{host: r.host}
+		k := &kedge{host: r.host}
+		if r.bench.options.profiles != "" {
+			k.args = []string{"--enable-pprof"}
+		}
+		r.side = k
 	}
 	defer func() {
 		for _, s := range r.sides() {

@@ -50,6 +50,8 @@ type options struct {
 	json   string
 	binary string
 	keep   bool
+	// profiles is the directory for the server's at scale; empty: don't profile
+	profiles string
 }
 
 func parse(args []string) (options, error) {
@@ -74,6 +76,7 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&o.json, "json", "build/bench.json", "`file` for all values")
 	flags.StringVar(&o.binary, "bin", "dist/kedge", "`file` of Kedge")
 	flags.BoolVar(&o.keep, "keep", false, "keep logs of what failed, beside the file for all values")
+	flags.StringVar(&o.profiles, "profiles", "", "at scale, keep Go profiles of the server in this `directory`; that makes it slower")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -115,7 +116,7 @@ func (r *run) scale(ctx context.Context, nodes int) error {
 	}
 	r.record(scaleKey(nodes, "ready"), time.Since(began).Seconds())
 	if err := r.within(ctx, scaleLimit, "pods", func(ctx context.Context) error {
-		return r.fill(ctx, client, nodes)
+		return r.profiled(ctx, client, "pods", nodes, func() error { return r.fill(ctx, client, nodes) })
 	}); err != nil {
 		return err
 	}
@@ -129,8 +130,34 @@ func (r *run) scale(ctx context.Context, nodes int) error {
 	}
 	r.record(scaleKey(nodes, "hollow-time"), after.processor.Seconds())
 	return r.within(ctx, scaleLimit, "look", func(ctx context.Context) error {
-		return r.look(ctx, client, nodes, hollow)
+		return r.profiled(ctx, client, "look", nodes, func() error { return r.look(ctx, client, nodes, hollow) })
 	})
+}
+
+// profileSeconds is how long the processor is profiled.
+const profileSeconds = 30
+
+// profiled runs f, and keeps profiles of the server if that is wanted: of the
+// processor from the beginning on, of memory and of goroutines after f.
+func (r *run) profiled(ctx context.Context, client *cluster.Client, name string, nodes int, f func() error) error {
+	dir := r.bench.options.profiles
+	if dir == "" {
+		return f()
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	keep := func(kind, query string) error {
+		content, err := client.Get(ctx, "/debug/pprof/"+kind+query)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(dir, fmt.Sprintf("%d-%s-%s", nodes, name, kind)), content, 0o600)
+	}
+	processor := make(chan error, 1)
+	go func() { processor <- keep("profile", fmt.Sprintf("?seconds=%d", profileSeconds)) }()
+	err := f()
+	return errors.Join(err, <-processor, keep("heap", ""), keep("goroutine", ""))
 }
 
 func waitNodes(ctx context.Context, client *cluster.Client, nodes int) error {

@@ -38,6 +38,7 @@ var _ side = (*stock.Stack)(nil)
 type kedge struct {
 	host    *testbed.Host
 	server  *testbed.Host // that an agent joins; nil: this is a server
+	args    []string      // more of them
 	process *testbed.Process
 }
 
@@ -70,11 +71,11 @@ func copyBetween(from *testbed.Host, source string, to *testbed.Host, target str
 }
 
 func (k *kedge) Start() (err error) {
-	if k.server == nil {
-		k.process, err = k.host.Start("server")
-	} else {
-		k.process, err = k.host.Start("agent", "--server", serverURL(k.server), "--token-file", joinTokenFile)
+	args := []string{"server"}
+	if k.server != nil {
+		args = []string{"agent", "--server", serverURL(k.server), "--token-file", joinTokenFile}
 	}
+	k.process, err = k.host.Start(append(args, k.args...)...)
 	return err
 }
 

@@ -52,11 +52,10 @@ func unitWord(word string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, `%`, `%%`, `$`, `$$`).Replace(word) + `"`
 }
 
-// Start starts kedge server with more arguments, as a systemd unit. It doesn't
-// wait until it is ready.
+// Start starts kedge with arguments, as a server or agent, as a systemd unit. It
+// doesn't wait until it is ready.
 func (v *VM) Start(ctx context.Context, args ...string) error {
-	file := unitFile(append([]string{"server"}, args...))
-	_, err := v.ExecIn(ctx, strings.NewReader(file),
+	_, err := v.ExecIn(ctx, strings.NewReader(unitFile(args)),
 		"set -e; cat >/run/systemd/system/"+unit+"; systemctl daemon-reload; systemctl reset-failed "+unit+" 2>/dev/null || true; systemctl start "+unit)
 	return err
 }

@@ -29,7 +29,9 @@ type node struct {
 // newNode boots a machine and installs Kedge.
 func newNode(t *testing.T, options Options) *node {
 	t.Helper()
-	options.Name = "node"
+	if options.Name == "" {
+		options.Name = "node"
+	}
 	n := &node{VM: boots(t, options), t: t}
 	if err := n.InstallKedge(t.Context()); err != nil {
 		t.Fatal(err)
@@ -97,10 +99,10 @@ func (n *node) eventually(what string, check func() (done bool, state string)) {
 }
 
 // start starts the server and waits until its node is Ready.
-func (n *node) start() {
+func (n *node) start(args ...string) {
 	n.t.Helper()
 	begin := time.Now()
-	if err := n.Start(n.t.Context()); err != nil {
+	if err := n.Start(n.t.Context(), append([]string{"server"}, args...)...); err != nil {
 		n.t.Fatal(err)
 	}
 	n.waitReady(begin)

@@ -47,6 +47,7 @@ import (
 	"k8s.io/mount-utils"
 
 	"github.com/kedge-k8s/kedge/pkg/join"
+	"github.com/kedge-k8s/kedge/tests/bench/cluster"
 )
 
 func main() {
@@ -129,7 +130,7 @@ func (n node) as(user string, groups ...string) *rest.Config {
 	c.ContentType = "application/vnd.kubernetes.protobuf"
 	// Clients share connections unless their dialers differ.
 	c.Dial = (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext
-	// The kubelet's defaults.
+	// The kubelet's defaults, for requests and for events.
 	c.QPS, c.Burst = 50, 100
 	return c
 }
@@ -140,12 +141,12 @@ func (n node) startKubelet(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	config.QPS = -1
-	heartbeats, err := clientset.NewForConfig(config)
+	eventClient, err := clientset.NewForConfig(config)
 	if err != nil {
 		return err
 	}
-	eventClient, err := clientset.NewForConfig(config)
+	config.QPS = -1
+	heartbeats, err := clientset.NewForConfig(config)
 	if err != nil {
 		return err
 	}
@@ -158,6 +159,7 @@ func (n node) startKubelet(ctx context.Context) error {
 	flags.NodeLabels = map[string]string{"hollow": "true"}
 	flags.RootDirectory = filepath.Join(n.dir, n.name)
 	kc.PodLogsDir = filepath.Join(flags.RootDirectory, "logs")
+	kc.ClusterDNS, kc.ClusterDomain = []string{cluster.DNSAddress}, cluster.Domain
 	kc.CgroupsPerQOS, kc.EnforceNodeAllocatable = false, nil
 	kc.EnableServer, kc.ReadOnlyPort = false, 0 // all would want the same port
 	var limit unix.Rlimit
