@@ -65,8 +65,9 @@ spec:
 	ping := func(when string) {
 		t.Helper()
 		for from, to := range map[string]string{"here": "there", "there": "here"} {
-			address := server.field("pod/"+to, ".status.podIP")
 			server.eventually("a ping from "+from+" "+when, func() (bool, string) {
+				// After a reboot the pod gets another address, a little later.
+				address := server.field("pod/"+to, ".status.podIP")
 				out, err := server.Kubectl(t.Context(), "exec", from, "--", "ping", "-c", "1", "-W", "3", address)
 				return err == nil && strings.Contains(out, "1 packets received"), fmt.Sprint(out, err)
 			})
