@@ -92,6 +92,51 @@ func TestRestart(t *testing.T) {
 		}
 		serves("without a server")
 		comesBack(t)
+		if line := lastLine(c.server.Log(), "imported image"); line != "" {
+			t.Errorf("an image that was there is imported again: %s", line)
+		}
+	})
+	t.Run("pins", func(t *testing.T) {
+		pinned := func() (found []string) {
+			var list struct {
+				Images []struct {
+					RepoTags []string
+					Pinned   bool
+				}
+			}
+			out := s.crictl("images", "-o", "json")
+			if err := json.Unmarshal([]byte(out), &list); err != nil {
+				t.Fatal(err, out)
+			}
+			for _, image := range list.Images {
+				if image.Pinned {
+					found = append(found, image.RepoTags...)
+				}
+			}
+			slices.Sort(found)
+			return found
+		}
+		names := pinned()
+		if len(names) != 2 {
+			t.Fatalf("the packaged images are not pinned, only %q", names)
+		}
+		for _, name := range names {
+			if _, err := c.node.Kedge(t.Context(), "ctr", "--namespace", "k8s.io", "images", "label", name, "io.cri-containerd.pinned="); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// containerd pins the image of its sandboxes by itself.
+		if left := pinned(); len(left) > 1 {
+			t.Fatalf("pinned are still %q", left)
+		}
+		if _, _, err := c.server.Stop(time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		comesBack(t)
+		eventually(t, "the pins to be back", func() (bool, string) {
+			now := pinned()
+			return slices.Equal(now, names), fmt.Sprint(now)
+		})
 	})
 	t.Run("SIGTERM during the start", func(t *testing.T) {
 		if _, _, err := c.server.Stop(time.Minute); err != nil {

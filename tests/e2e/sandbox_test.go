@@ -161,6 +161,16 @@ func (s *sandbox) kubectl(args ...string) string {
 	return out
 }
 
+// crictl runs crictl on the server's host.
+func (s *sandbox) crictl(args ...string) string {
+	s.t.Helper()
+	out, err := s.node.Kedge(s.t.Context(), append([]string{"crictl"}, args...)...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return out
+}
+
 // apply applies a manifest in which BUSYBOX and AGNHOST stand for the images.
 func (s *sandbox) apply(manifest string) {
 	s.t.Helper()
