@@ -81,6 +81,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	defer release()
+	a.node.RaiseLimits()
 	if err := a.node.Prepare(); err != nil {
 		return err
 	}

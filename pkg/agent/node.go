@@ -192,6 +192,13 @@ func (n *Node) ChooseSnapshotter() {
 	}
 }
 
+// RaiseLimits raises limits of the kernel that would soon be reached.
+func (n *Node) RaiseLimits() {
+	if err := node.RaiseLimits(); err != nil {
+		n.log.Warn("a limit of this machine may be reached with many pods", "err", err)
+	}
+}
+
 // Prepare makes the machine ready for pods, and writes what the node's parts
 // read.
 func (n *Node) Prepare() error {

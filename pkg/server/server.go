@@ -79,6 +79,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := os.MkdirAll(config.RuntimeDir, 0o755); err != nil {
 		return err
 	}
+	s.node.RaiseLimits()
 	if !s.config.DisableAgent {
 		if err := s.node.Prepare(); err != nil {
 			return err
