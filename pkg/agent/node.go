@@ -356,7 +356,12 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 		IPv6Masq:     s.Cluster.FlannelIPv6Masq,
 		Log:          n.log,
 	})
-	components := []component.Component{kubelet, n.network, node.NewAnnotations(n.config.Name, s.Credentials.Agent, n.annotations(), n.log)}
+	components := []component.Component{
+		kubelet,
+		n.network,
+		node.NewAnnotations(n.config.Name, s.Credentials.Agent, n.annotations(), n.log),
+		&firewallCheck{traffic: n.traffic(s.Cluster), log: n.log},
+	}
 	if s.Cluster.NetworkPolicy {
 		components = append(components, &networkPolicy{node: n.config.Name, kubeconfig: s.Credentials.Agent, log: n.log})
 	} else {

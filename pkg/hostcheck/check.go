@@ -1,6 +1,7 @@
 package hostcheck
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ type Request struct {
 	Ports        []Port         // what Kedge will listen on
 	PodCIDRs     []netip.Prefix // the pods' ranges
 	ServiceCIDRs []netip.Prefix // the services' ranges
+	Backend      string         // of the pod network; "" for vxlan
 	ResolvConf   string         // the user's choice for pods; "" to find one
 	BuildTime    time.Time      // when Kedge was built: no clock may be behind it; zero if not known
 }
@@ -253,16 +255,31 @@ func (h Host) checkControlGroups(context.Context, Request) []Finding {
 	return h.cgroupFindings(info)
 }
 
-func (h Host) checkNetwork(_ context.Context, req Request) []Finding {
+func (h Host) checkNetwork(ctx context.Context, req Request) []Finding {
 	found := []Finding{h.forwardingFinding("IPv4 forwarding", "net.ipv4.ip_forward")}
 	if slices.ContainsFunc(slices.Concat(req.PodCIDRs, req.ServiceCIDRs), func(p netip.Prefix) bool { return p.Addr().Is6() }) {
 		found = append(found, h.ipv6Finding(), h.forwardingFinding("IPv6 forwarding", "net.ipv6.conf.all.forwarding"))
 	}
 	found = append(found, h.conntrackFinding())
 	if len(req.PodCIDRs)+len(req.ServiceCIDRs) > 0 {
-		found = append(found, h.rangesFinding(req))
+		found = append(found, h.rangesFinding(req), h.firewallFinding(ctx, req.traffic()))
 	}
 	return append(found, h.resolverFinding(req.ResolvConf))
+}
+
+// traffic is what has to pass the machine's firewall. Of what Kedge listens on
+// others reach the API only: the rest goes through tunnels that nodes open.
+func (req Request) traffic() Traffic {
+	t := Traffic{Pods: req.PodCIDRs}
+	for _, p := range req.Ports {
+		if p.Option == "--https-listen-port" {
+			t.Ports = append(t.Ports, FirewallPort{uint16(p.Number), "tcp"})
+		}
+	}
+	if len(req.PodCIDRs) > 0 {
+		t.Ports = append(t.Ports, PodNetworkPorts(cmp.Or(req.Backend, "vxlan"), req.PodCIDRs)...)
+	}
+	return t
 }
 
 func (h Host) forwardingFinding(name, sysctl string) Finding {

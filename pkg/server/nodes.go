@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -63,7 +64,12 @@ func (n *nodes) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := n.claimOwn(ctx, client); err != nil {
+	// Right after its start the apiserver may not have read the roles yet.
+	err = wait.PollUntilContextTimeout(ctx, rolesInterval, rolesLimit, true, func(ctx context.Context) (bool, error) {
+		err := n.claimOwn(ctx, client)
+		return err == nil, ignoreForbidden(err)
+	})
+	if err != nil {
 		return err
 	}
 	factory := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(stripNode))
@@ -84,6 +90,18 @@ func (n *nodes) Start(ctx context.Context) error {
 		return nil
 	})
 	return nil
+}
+
+const (
+	rolesInterval = 100 * time.Millisecond
+	rolesLimit    = time.Minute
+)
+
+func ignoreForbidden(err error) error {
+	if apierrors.IsForbidden(err) {
+		return nil
+	}
+	return err
 }
 
 // claimOwn keeps agents off the name of this server's node, whoever had it.

@@ -203,6 +203,24 @@ func TestAddressCommands(t *testing.T) {
 	}
 }
 
+func TestBusy(t *testing.T) {
+	const stat = "cpu  10 2 30 4000 500 6 7 8 9 10\ncpu0 1 2 3\n"
+	if busy, err := busyOf([]byte(stat)); err != nil || busy != 630*time.Millisecond {
+		t.Errorf("busy for %s, error %v", busy, err)
+	}
+	for _, stat := range []string{"", "cpu0 1 2 3 4 5 6 7 8", "cpu 1 2 3", "cpu 1 2 3 4 5 x 7 8"} {
+		if _, err := busyOf([]byte(stat)); err == nil {
+			t.Errorf("%q is taken", stat)
+		}
+	}
+	second := func(n int) usage { return usage{processor: time.Duration(n) * time.Second} }
+	before := loads{server: second(1), hollow: second(2), all: 100 * time.Second}
+	server, hollow, rest := loads{server: second(11), hollow: second(7), all: 120 * time.Second}.since(before)
+	if server != 10*time.Second || hollow != 5*time.Second || rest != 5*time.Second {
+		t.Errorf("server %s, hollow nodes %s, rest %s", server, hollow, rest)
+	}
+}
+
 func TestOwnProcess(t *testing.T) {
 	pid := os.Getpid()
 	found, err := processesOf(pid)

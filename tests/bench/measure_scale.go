@@ -61,6 +61,7 @@ func scaleMetrics(nodes []int) []metric {
 	add("pods", fmt.Sprintf("%d pods each, applied to all Ready", podsPerNode), "s", 1, 0)
 	add("server-time", "processor for that, server", "s", 1, 0)
 	add("hollow-time", "processor for that, hollow nodes", "s", 1, 0)
+	add("rest-time", "processor meanwhile, rest of the machine", "s", 1, 0)
 	for _, request := range scaleRequests {
 		for _, p := range apiPercentiles {
 			limit := 0.0
@@ -75,6 +76,7 @@ func scaleMetrics(nodes []int) []metric {
 	add("peak", "memory, largest RSS so far", "MB", 0, 0)
 	add("cpu", "processor, server", "ms/s", 0, 0)
 	add("hollow-cpu", "processor, hollow nodes", "ms/s", 0, 0)
+	add("rest-cpu", "processor, rest of the machine", "ms/s", 0, 0)
 	add("writes", "writes", "kB/s", 0, 0)
 	add("database", "size of the database", "MB", 1, 0)
 	return all
@@ -98,10 +100,6 @@ func (r *run) scale(ctx context.Context, nodes int) error {
 		return err
 	}
 	defer client.Close()
-	before, err := usageOf(r.side.PIDs())
-	if err != nil {
-		return err
-	}
 	began := time.Now()
 	hollow, err := r.startHollow(ctx, nodes)
 	if err != nil {
@@ -109,6 +107,10 @@ func (r *run) scale(ctx context.Context, nodes int) error {
 	}
 	defer hollow.end()
 	ctx = hollow.ctx // ends with them
+	before, err := r.loads(hollow)
+	if err != nil {
+		return err
+	}
 	if err := r.within(ctx, scaleLimit, "nodes", func(ctx context.Context) error {
 		return waitNodes(ctx, client, nodes)
 	}); err != nil {
@@ -120,15 +122,14 @@ func (r *run) scale(ctx context.Context, nodes int) error {
 	}); err != nil {
 		return err
 	}
-	after, err := usageOf(r.side.PIDs())
+	after, err := r.loads(hollow)
 	if err != nil {
 		return err
 	}
-	r.record(scaleKey(nodes, "server-time"), (after.processor - before.processor).Seconds())
-	if after, err = usageOf([]int{hollow.pid()}); err != nil {
-		return err
-	}
-	r.record(scaleKey(nodes, "hollow-time"), after.processor.Seconds())
+	server, nodesOwn, rest := after.since(before)
+	r.record(scaleKey(nodes, "server-time"), server.Seconds())
+	r.record(scaleKey(nodes, "hollow-time"), nodesOwn.Seconds())
+	r.record(scaleKey(nodes, "rest-time"), rest.Seconds())
 	return r.within(ctx, scaleLimit, "look", func(ctx context.Context) error {
 		return r.profiled(ctx, client, "look", nodes, func() error { return r.look(ctx, client, nodes, hollow) })
 	})
@@ -138,7 +139,7 @@ func (r *run) scale(ctx context.Context, nodes int) error {
 const profileSeconds = 30
 
 // profiled runs f, and keeps profiles of the server if that is wanted: of the
-// processor from the beginning on, of memory and of goroutines after f.
+// processor from the beginning on, of goroutines after that, and of memory after f.
 func (r *run) profiled(ctx context.Context, client *cluster.Client, name string, nodes int, f func() error) error {
 	dir := r.bench.options.profiles
 	if dir == "" {
@@ -155,9 +156,12 @@ func (r *run) profiled(ctx context.Context, client *cluster.Client, name string,
 		return os.WriteFile(filepath.Join(dir, fmt.Sprintf("%d-%s-%s", nodes, name, kind)), content, 0o600)
 	}
 	processor := make(chan error, 1)
-	go func() { processor <- keep("profile", fmt.Sprintf("?seconds=%d", profileSeconds)) }()
+	go func() {
+		err := keep("profile", fmt.Sprintf("?seconds=%d", profileSeconds))
+		processor <- errors.Join(err, keep("goroutine", ""))
+	}()
 	err := f()
-	return errors.Join(err, <-processor, keep("heap", ""), keep("goroutine", ""))
+	return errors.Join(err, <-processor, keep("heap", ""))
 }
 
 func waitNodes(ctx context.Context, client *cluster.Client, nodes int) error {
@@ -210,16 +214,11 @@ func (r *run) look(ctx context.Context, client *cluster.Client, nodes int, hollo
 			return err
 		},
 	}
-	server, others := r.side.PIDs(), []int{hollow.pid()}
-	serverBefore, err := usageOf(server)
-	if err != nil {
-		return err
-	}
-	othersBefore, err := usageOf(others)
-	if err != nil {
-		return err
-	}
 	began := time.Now()
+	before, err := r.loads(hollow)
+	if err != nil {
+		return err
+	}
 	latencies := make([][]time.Duration, len(scaleRequests))
 	var group errgroup.Group
 	for i, request := range scaleRequests {
@@ -231,20 +230,16 @@ func (r *run) look(ctx context.Context, client *cluster.Client, nodes int, hollo
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	took := time.Since(began)
-	serverAfter, err := usageOf(server)
+	seconds := time.Since(began).Seconds()
+	after, err := r.loads(hollow)
 	if err != nil {
 		return err
 	}
-	othersAfter, err := usageOf(others)
+	used, err := memoryOf(r.side.PIDs())
 	if err != nil {
 		return err
 	}
-	used, err := memoryOf(server)
-	if err != nil {
-		return err
-	}
-	peak, err := peakOf(server[0])
+	peak, err := peakOf(r.side.PIDs()[0])
 	if err != nil {
 		return err
 	}
@@ -257,16 +252,43 @@ func (r *run) look(ctx context.Context, client *cluster.Client, nodes int, hollo
 			r.record(scaleKey(nodes, fmt.Sprintf("%s-p%d", request.key, p)), percentile(latencies[i], p).Seconds()*1e3)
 		}
 	}
-	processor, written := serverAfter.since(serverBefore, took)
-	r.record(scaleKey(nodes, "cpu"), processor)
-	r.record(scaleKey(nodes, "writes"), written)
-	processor, _ = othersAfter.since(othersBefore, took)
-	r.record(scaleKey(nodes, "hollow-cpu"), processor)
+	server, nodesOwn, rest := after.since(before)
+	r.record(scaleKey(nodes, "cpu"), server.Seconds()*1e3/seconds)
+	r.record(scaleKey(nodes, "hollow-cpu"), nodesOwn.Seconds()*1e3/seconds)
+	r.record(scaleKey(nodes, "rest-cpu"), rest.Seconds()*1e3/seconds)
+	r.record(scaleKey(nodes, "writes"), (after.server.written-before.server.written)/1e3/seconds)
 	r.record(scaleKey(nodes, "pss"), used.pss)
 	r.record(scaleKey(nodes, "anonymous"), used.anonymous)
 	r.record(scaleKey(nodes, "peak"), peak)
 	r.record(scaleKey(nodes, "database"), size)
 	return nil
+}
+
+// loads is what has been used of the machine so far.
+type loads struct {
+	server, hollow usage
+	all            time.Duration // the processors, by everybody
+}
+
+func (r *run) loads(hollow *hollowNodes) (l loads, err error) {
+	if l.server, err = usageOf(r.side.PIDs()); err != nil {
+		return l, err
+	}
+	if l.hollow, err = usageOf([]int{hollow.pid()}); err != nil {
+		return l, err
+	}
+	stat, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return l, err
+	}
+	l.all, err = busyOf(stat)
+	return l, err
+}
+
+// since says who has had the processors since an earlier moment.
+func (l loads) since(before loads) (server, hollow, rest time.Duration) {
+	server, hollow = l.server.processor-before.server.processor, l.hollow.processor-before.hollow.processor
+	return server, hollow, l.all - before.all - server - hollow
 }
 
 const pods = "/api/v1/namespaces/" + podsNamespace + "/pods"

@@ -164,3 +164,24 @@ func usageOf(pids []int) (usage, error) {
 	}
 	return sum, nil
 }
+
+// busyOf is how long the processors of the machine have been busy, by the first
+// line of /proc/stat.
+func busyOf(stat []byte) (time.Duration, error) {
+	line, _, _ := strings.Cut(string(stat), "\n")
+	fields := strings.Fields(line)
+	if len(fields) < 9 || fields[0] != "cpu" {
+		return 0, fmt.Errorf("/proc/stat not understood: %s", line)
+	}
+	var sum time.Duration
+	for i, ticks := range fields[1:9] {
+		n, err := strconv.ParseInt(ticks, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("/proc/stat: %w", err)
+		}
+		if i != 3 && i != 4 { // idle, and waiting for a disk
+			sum += time.Duration(n) * clockTick
+		}
+	}
+	return sum, nil
+}
