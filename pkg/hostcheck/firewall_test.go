@@ -311,7 +311,7 @@ INPUT	}
 		ip saddr 192.0.2.1 drop
 	}
 	chain nat {
-		type nat hook input priority srcnat; policy accept;
+		type nat hook input priority 100; policy accept;
 	}
 }
 `},
