@@ -109,7 +109,7 @@ $(BIN)/containerd-shim-runc-v2: go.mod scripts/shim.sh scripts/arch.sh
 build/_cni/main.go: go.mod scripts/cni/main.go
 	go run ./scripts/cni -out build/_cni && touch $@
 
-$(BIN)/cni: build/_cni/main.go
+$(BIN)/cni: build/_cni/main.go $(wildcard pkg/podgate/*.go)
 	CGO_ENABLED=0 go build -ldflags '-s -w' -o $@ ./build/_cni && touch $@
 
 $(BIN)/pause: cmd/pause/pause.c cmd/include/sys.h scripts/freestanding.sh
@@ -128,7 +128,7 @@ build/images/index.json: $(BIN)/pause $(BIN)/addons $(BIN)/ocilayout build/pack-
 build/version: FORCE
 	@mkdir -p build && echo '$(VERSION)' >$@.new && $(keep)
 
-CNI_LINKS := bandwidth bridge host-local loopback portmap
+CNI_LINKS := bandwidth bridge host-local kedge-gate loopback portmap
 PAYLOAD_PROGRAMS := kedge runc containerd-shim-runc-v2 cni nft
 
 build/payload.stamp: $(PAYLOAD_PROGRAMS:%=$(BIN)/%) build/images/index.json build/nft/packages Makefile

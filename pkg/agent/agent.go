@@ -119,7 +119,7 @@ func (a *Agent) preflight(ctx context.Context) error {
 		return err
 	}
 	a.node.ChooseSnapshotter()
-	return a.node.CheckPorts(ctx, append(Ports(), balancerPort(a.config.Node)))
+	return a.node.CheckPorts(ctx, AllPorts(a.config.Node))
 }
 
 // newMember reads what an earlier run has kept, and how to join with it or anew.

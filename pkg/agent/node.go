@@ -342,6 +342,10 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 	if err != nil {
 		return nil, err
 	}
+	gate := ""
+	if s.Cluster.NetworkPolicy {
+		gate = filepath.Join(config.RuntimeDir, "gate.sock")
+	}
 	n.network = flannel.New(flannel.Config{
 		NodeName:     n.config.Name,
 		NodeIPs:      n.addresses,
@@ -354,6 +358,7 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 		CNIConf:      n.config.FlannelCNIConf,
 		ExternalIP:   s.Cluster.FlannelExternalIP,
 		IPv6Masq:     s.Cluster.FlannelIPv6Masq,
+		Gate:         gate,
 		Log:          n.log,
 	})
 	components := []component.Component{
@@ -363,7 +368,7 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 		&firewallCheck{traffic: n.traffic(s.Cluster), log: n.log},
 	}
 	if s.Cluster.NetworkPolicy {
-		components = append(components, &networkPolicy{node: n.config.Name, kubeconfig: s.Credentials.Agent, log: n.log})
+		components = append(components, &networkPolicy{node: n.config.Name, kubeconfig: s.Credentials.Agent, gate: gate, log: n.log})
 	} else {
 		components = append(components, noNetworkPolicy{})
 	}

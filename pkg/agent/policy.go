@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/knftables"
@@ -12,6 +14,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/component"
 	"github.com/kedge-k8s/kedge/pkg/flannel"
 	"github.com/kedge-k8s/kedge/pkg/netpol"
+	"github.com/kedge-k8s/kedge/pkg/podgate"
 )
 
 // networkPolicy enforces network policies on the node's pods, as a component.
@@ -19,6 +22,7 @@ import (
 type networkPolicy struct {
 	node       string
 	kubeconfig string
+	gate       string // socket at which new pods wait
 	log        *slog.Logger
 	run        component.Runner
 }
@@ -43,7 +47,18 @@ func (p *networkPolicy) Start(context.Context) error {
 		return err
 	}
 	controller := netpol.New(netpol.Options{Client: client, NodeName: p.node, NFT: nft, Bridge: flannel.Bridge, Log: p.log})
-	p.run.Run(controller.Run)
+	gate := &podgate.Gate{Socket: p.gate, Log: p.log, Admit: func(ctx context.Context, pod podgate.Pod) error {
+		return controller.Admit(ctx, types.UID(pod.UID), pod.Addresses)
+	}}
+	if err := gate.Listen(); err != nil {
+		return fmt.Errorf("open the gate for pods: %w", err)
+	}
+	p.run.Run(func(ctx context.Context) error {
+		parts, ctx := errgroup.WithContext(ctx)
+		parts.Go(func() error { return controller.Run(ctx) })
+		parts.Go(func() error { return gate.Run(ctx) })
+		return parts.Wait()
+	})
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/kedge-k8s/kedge/pkg/atomicfile"
+	"github.com/kedge-k8s/kedge/pkg/podgate"
 )
 
 // Bridge is what the pods of a node are on.
@@ -24,7 +25,7 @@ func (c Config) installCNI(ranges []netip.Prefix, mtu int) error {
 	var conf []byte
 	var err error
 	if c.CNIConf == "" {
-		conf, err = conflist(ranges, mtu)
+		conf, err = conflist(ranges, mtu, c.Gate)
 	} else {
 		conf, err = readConflist(c.CNIConf)
 	}
@@ -35,7 +36,7 @@ func (c Config) installCNI(ranges []netip.Prefix, mtu int) error {
 }
 
 // conflist is the configuration of the bridge that joins the node's pods.
-func conflist(ranges []netip.Prefix, mtu int) ([]byte, error) {
+func conflist(ranges []netip.Prefix, mtu int, gate string) ([]byte, error) {
 	var pools, routes []any
 	for _, r := range ranges {
 		pools = append(pools, []any{object{"subnet": r.String()}})
@@ -45,18 +46,22 @@ func conflist(ranges []netip.Prefix, mtu int) ([]byte, error) {
 		}
 		routes = append(routes, object{"dst": everywhere})
 	}
+	plugins := []any{
+		object{
+			"type": "bridge", "bridge": Bridge, "mtu": mtu,
+			"isGateway": true, "forceAddress": true, "hairpinMode": true,
+			"ipam": object{"type": "host-local", "ranges": pools, "routes": routes},
+		},
+		object{"type": "portmap", "backend": "nftables", "capabilities": object{"portMappings": true}},
+		object{"type": "bandwidth", "capabilities": object{"bandwidth": true}},
+	}
+	if gate != "" {
+		plugins = append(plugins, object{"type": podgate.PluginType, "socket": gate})
+	}
 	conf, err := json.MarshalIndent(object{
 		"cniVersion": "1.0.0",
 		"name":       networkName,
-		"plugins": []any{
-			object{
-				"type": "bridge", "bridge": Bridge, "mtu": mtu,
-				"isGateway": true, "forceAddress": true, "hairpinMode": true,
-				"ipam": object{"type": "host-local", "ranges": pools, "routes": routes},
-			},
-			object{"type": "portmap", "backend": "nftables", "capabilities": object{"portMappings": true}},
-			object{"type": "bandwidth", "capabilities": object{"bandwidth": true}},
-		},
+		"plugins":    plugins,
 	}, "", "  ")
 	return append(conf, '\n'), err
 }

@@ -175,11 +175,15 @@ func TestConflist(t *testing.T) {
         "bandwidth": true
       },
       "type": "bandwidth"
+    },
+    {
+      "socket": "/run/gate.sock",
+      "type": "kedge-gate"
     }
   ]
 }
 `
-	got, err := conflist(prefixes("fd00:42:0:1::/64", "10.42.1.0/24"), 1430)
+	got, err := conflist(prefixes("fd00:42:0:1::/64", "10.42.1.0/24"), 1430, "/run/gate.sock")
 	if err != nil || string(got) != want {
 		t.Errorf("error %v and\n%s\nwant\n%s", err, got, want)
 	}

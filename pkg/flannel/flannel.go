@@ -65,6 +65,7 @@ type Config struct {
 	Iface      string // towards the other nodes; empty: the one with the node's addresses
 	Conf       string // the user's network configuration in flannel's form; empty: Kedge's own
 	CNIConf    string // the user's CNI configuration; empty: Kedge's own
+	Gate       string // socket at which pods wait for the node, in Kedge's own CNI configuration; empty: they don't
 	ExternalIP bool   // other nodes reach this one at its external addresses
 	IPv6Masq   bool   // pods reach the outside with the node's IPv6 address
 

@@ -24,6 +24,7 @@ type Request struct {
 	ServiceCIDRs []netip.Prefix // the services' ranges
 	Backend      string         // of the pod network; "" for vxlan
 	ResolvConf   string         // the user's choice for pods; "" to find one
+	Server       string         // HOST:PORT that an agent joins at
 	BuildTime    time.Time      // when Kedge was built: no clock may be behind it; zero if not known
 }
 
@@ -264,7 +265,11 @@ func (h Host) checkNetwork(ctx context.Context, req Request) []Finding {
 	if len(req.PodCIDRs)+len(req.ServiceCIDRs) > 0 {
 		found = append(found, h.rangesFinding(req), h.firewallFinding(ctx, req.traffic()))
 	}
-	return append(found, h.resolverFinding(req.ResolvConf))
+	found = append(found, h.resolverFinding(req.ResolvConf))
+	if req.Server != "" {
+		found = append(found, serverFinding(ctx, req.Server))
+	}
+	return found
 }
 
 // traffic is what has to pass the machine's firewall. Of what Kedge listens on

@@ -1,11 +1,30 @@
 package hostcheck
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 )
+
+// serverLimit is how long a server may take to answer.
+const serverLimit = 5 * time.Second
+
+// serverFinding says whether an agent reaches the server it is to join at.
+func serverFinding(ctx context.Context, address string) Finding {
+	const name = "server"
+	conn, err := (&net.Dialer{Timeout: serverLimit}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return Finding{
+			Name: name, Level: Failure, Detail: fmt.Sprintf("%s can't be reached: %v", address, err),
+			Fix: "start the server, mend the address in --server, or let the firewalls in between pass its TCP port",
+		}
+	}
+	_ = conn.Close()
+	return okf(name, "%s answers", address)
+}
 
 // Interface is a network interface of the machine with its addresses, each with
 // the length of its network's prefix, such as 192.168.1.7/24.

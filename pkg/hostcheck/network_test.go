@@ -108,3 +108,20 @@ func TestHostInterfaces(t *testing.T) {
 		t.Errorf("with all skipped: %v, %v", none, err)
 	}
 }
+
+func TestServerFinding(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	if f := serverFinding(t.Context(), address); f.Level != OK {
+		t.Errorf("a server that answers gives %+v", f)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if f := serverFinding(t.Context(), address); f.Level != Failure || !strings.Contains(f.Detail, address) || f.Fix == "" {
+		t.Errorf("a server that is away gives %+v", f)
+	}
+}

@@ -6,7 +6,7 @@
 //
 // The tree belongs below the main module, whose go.mod it is built with, in a
 // directory whose name begins with "_": such packages can be built by their path,
-// while ./... passes them over.
+// while ./... passes them over. The program also holds the plugin of pkg/podgate.
 package main
 
 import (
@@ -26,6 +26,8 @@ import (
 	"path/filepath"
 	"strings"
 	"text/template"
+
+	"github.com/kedge-k8s/kedge/pkg/podgate"
 )
 
 const upstream = "github.com/containernetworking/plugins"
@@ -61,7 +63,7 @@ func run(ctx context.Context, out string) error {
 	if err != nil || !filepath.IsLocal(rel) || rel == "." {
 		return fmt.Errorf("%s is not below the main module in %s", out, main[1])
 	}
-	return generate(filepath.Join(source[1], "plugins"), source[0], abs, path.Join(main[0], filepath.ToSlash(rel)))
+	return generate(filepath.Join(source[1], "plugins"), source[0], abs, main[0], filepath.ToSlash(rel))
 }
 
 // goList asks go list -m for two lines about a module, by default the main one.
@@ -81,21 +83,22 @@ func goList(ctx context.Context, format string, module ...string) ([]string, err
 
 type plugin struct{ Name, Package, Import string }
 
-// generate writes the program to the directory out, whose import path is given,
+// generate writes the program to the directory out, which is rel in the module,
 // from the plugins below source. What was in out is replaced.
-func generate(source, version, out, importPath string) error {
+func generate(source, version, out, module, rel string) error {
 	if err := os.RemoveAll(out); err != nil {
 		return err
 	}
 	var found []plugin
 	for _, dir := range plugins {
 		name := path.Base(dir)
-		p := plugin{Name: name, Package: strings.ReplaceAll(name, "-", ""), Import: path.Join(importPath, name)}
+		p := plugin{Name: name, Package: strings.ReplaceAll(name, "-", ""), Import: path.Join(module, rel, name)}
 		if err := copyPlugin(filepath.Join(source, dir), filepath.Join(out, name), p.Package); err != nil {
 			return fmt.Errorf("plugin %s: %w", name, err)
 		}
 		found = append(found, p)
 	}
+	found = append(found, plugin{Name: podgate.PluginType, Package: "podgate", Import: path.Join(module, "pkg/podgate")})
 
 	var text bytes.Buffer
 	err := program.Execute(&text, map[string]any{"Upstream": upstream, "Version": version, "Plugins": found})

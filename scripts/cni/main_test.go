@@ -66,7 +66,7 @@ func TestGenerate(t *testing.T) {
 	}
 	write(filepath.Join(out, "stale/stale.go"), "package stale\n")
 
-	if err := generate(source, "v1.2.3", out, "example.com/kedge/_cni"); err != nil {
+	if err := generate(source, "v1.2.3", out, "example.com/kedge", "_cni"); err != nil {
 		t.Fatal(err)
 	}
 	program, err := os.ReadFile(filepath.Join(out, "main.go"))
@@ -91,7 +91,7 @@ func TestGenerate(t *testing.T) {
 	}
 
 	write(filepath.Join(source, "main/bridge/second.go"), "package main\n\nfunc main() {}\n")
-	if err := generate(source, "v1.2.3", out, "example.com/kedge/_cni"); err == nil {
+	if err := generate(source, "v1.2.3", out, "example.com/kedge", "_cni"); err == nil {
 		t.Error("a plugin with two functions main is accepted")
 	}
 }

@@ -74,6 +74,7 @@ func TestServerWithoutNode(t *testing.T) {
 		t.Errorf("the log is %q", out)
 	}
 	s.forwards("pod/"+pod, "80", "web-")
+	checkWebhook(t, s)
 }
 
 // TestDualStack has two nodes with addresses of both families.

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -99,6 +100,28 @@ metadata: {name: nothing-out}
 spec: {podSelector: {matchLabels: {app: django}}, policyTypes: [Egress]}
 `)
 	reach()
+	t.Run("from a pod's first packet", func(t *testing.T) {
+		db := s.field("pod/db", ".status.podIP")
+		const pods = 8
+		for i := range pods {
+			s.apply(fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: first-%d, labels: {app: django, first: packet}}
+spec:
+	nodeName: %s
+	restartPolicy: Never
+	containers: [{name: main, image: AGNHOST, args: [connect, --timeout=1s, "%s:5432"]}]
+`, i, []string{"agent-1", "node"}[i%2], db))
+		}
+		eventually(t, "all pods to have tried", func() (bool, string) {
+			phases := strings.Fields(s.kubectl("get", "pod", "-l", "first=packet", "-o", "jsonpath={.items[*].status.phase}"))
+			if slices.Contains(phases, "Succeeded") {
+				t.Fatalf("a pod reached the database before the policies held: %v", phases)
+			}
+			return len(phases) == pods && !slices.ContainsFunc(phases, func(p string) bool { return p != "Failed" }), fmt.Sprint(phases)
+		})
+	})
 	s.kubectl("delete", "networkpolicy", "--all")
 	reach("django", "other")
 }

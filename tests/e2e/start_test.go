@@ -90,6 +90,7 @@ func TestCommands(t *testing.T) {
 		{"completion", []string{"kedge", "completion", "bash"}, 0, []string{"complete", "kedge"}},
 		{"completion of an unknown shell", []string{"kedge", "completion", "dash"}, 1, []string{"dash", "bash"}},
 		{"check-config", []string{"kedge", "check-config"}, 0, []string{"cgroup", "overlayfs", "6443"}},
+		{"check-config of an agent", []string{"kedge", "check-config", "agent", "--server", "https://127.0.0.1:1"}, 1, []string{"overlayfs", "6444", "127.0.0.1:1 can't be reached", "--server"}},
 		{"kubectl", []string{"kedge", "kubectl", "version", "--client"}, 0, []string{"Client Version: v1."}},
 		{"kubectl by a link", []string{"kubectl", "version", "--client"}, 0, []string{"Client Version: v1."}},
 		{"kubectl without a cluster", []string{"kubectl", "get", "nodes"}, 1, []string{"kedge server"}},
