@@ -19,7 +19,6 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/loadbalancer"
 	"github.com/kedge-k8s/kedge/pkg/node"
 	"github.com/kedge-k8s/kedge/pkg/token"
-	"github.com/kedge-k8s/kedge/pkg/tunnel"
 )
 
 const (
@@ -181,12 +180,9 @@ func (a *Agent) components(m *member) ([]component.Component, error) {
 		commands,
 		follow,
 	)
-	if mode := tunnel.Mode(m.cluster.EgressMode); mode != tunnel.Disabled {
-		t := newTunnel(m)
-		follow.learn = append(follow.learn, t.client.SetServers)
-		parts = append(parts, t)
-	}
-	return parts, nil
+	t := newTunnel(m)
+	follow.learn = append(follow.learn, t.client.SetServers)
+	return append(parts, t), nil
 }
 
 // announce says when the node is Ready.

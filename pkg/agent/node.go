@@ -23,6 +23,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/flannel"
 	"github.com/kedge-k8s/kedge/pkg/hostcheck"
 	"github.com/kedge-k8s/kedge/pkg/join"
+	"github.com/kedge-k8s/kedge/pkg/localpath"
 	"github.com/kedge-k8s/kedge/pkg/node"
 	"github.com/kedge-k8s/kedge/pkg/pki"
 	"github.com/kedge-k8s/kedge/pkg/registries"
@@ -49,6 +50,7 @@ type Node struct {
 	registries  registries.Config
 	id          string // in the node's name; empty: none
 	network     *flannel.Network
+	volumes     *volumes
 }
 
 // NewNode makes the node that a configuration describes.
@@ -97,6 +99,10 @@ func (n *Node) podCIDRs() []netip.Prefix {
 	}
 	return n.network.PodCIDRs()
 }
+
+// Volumes are the directories of local volumes on this node, once it has its
+// components.
+func (n *Node) Volumes() localpath.Directories { return n.volumes }
 
 // Addresses are the node's own, the primary family first; see FindAddresses.
 func (n *Node) Addresses() []netip.Addr { return n.addresses }
@@ -361,8 +367,10 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 		Gate:         gate,
 		Log:          n.log,
 	})
+	n.volumes = newVolumes(n.config.Name, s.Credentials.Agent, n.log)
 	components := []component.Component{
 		kubelet,
+		n.volumes,
 		n.network,
 		node.NewAnnotations(n.config.Name, s.Credentials.Agent, n.annotations(), n.log),
 		&firewallCheck{traffic: n.traffic(s.Cluster), log: n.log},

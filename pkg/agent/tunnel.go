@@ -8,11 +8,12 @@ import (
 	"os"
 
 	"github.com/kedge-k8s/kedge/pkg/component"
+	"github.com/kedge-k8s/kedge/pkg/localpath"
 	"github.com/kedge-k8s/kedge/pkg/tunnel"
 )
 
 // tunnelComponent keeps a tunnel to each server open, through which apiservers
-// reach this node.
+// reach this node, unless the mode forbids it, and servers ask for volumes.
 type tunnelComponent struct {
 	client *tunnel.Client
 	run    component.Runner
@@ -26,7 +27,12 @@ func newTunnel(m *member) *tunnelComponent {
 		Addresses:         func() []netip.Addr { return m.node.Addresses() },
 		PodCIDRs:          m.node.podCIDRs,
 	}
-	t := &tunnelComponent{client: tunnel.NewClient(tunnel.ClientOptions{TLS: m.tls, Allow: access.Allow, Log: m.log})}
+	t := &tunnelComponent{client: tunnel.NewClient(tunnel.ClientOptions{
+		TLS:     m.tls,
+		Allow:   access.Allow,
+		Handler: localpath.Handler(m.node.volumes),
+		Log:     m.log,
+	})}
 	t.client.SetServers(m.cluster.Servers)
 	return t
 }

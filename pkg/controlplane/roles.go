@@ -19,6 +19,7 @@ import (
 	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"
 
 	"github.com/kedge-k8s/kedge/pkg/join"
+	"github.com/kedge-k8s/kedge/pkg/localpath"
 )
 
 // Identities of Kedge's own parts, the subjects of the roles below.
@@ -35,6 +36,8 @@ const (
 	KubeletClientUser = "system:kedge:kube-apiserver"
 	// JoinUser keeps which machine each node's name belongs to, and checks tokens.
 	JoinUser = "system:kedge:join"
+	// LocalStorageUser makes volumes for claims.
+	LocalStorageUser = "system:kedge:local-storage"
 )
 
 var roles = []rbacv1.ClusterRole{
@@ -63,6 +66,16 @@ var roles = []rbacv1.ClusterRole{
 			{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"get", "list", "watch"}},
 		},
 	},
+	{
+		ObjectMeta: metav1.ObjectMeta{Name: LocalStorageUser},
+		Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"get"}},
+			{APIGroups: []string{""}, Resources: []string{"persistentvolumeclaims"}, Verbs: []string{"get", "list", "watch", "update"}},
+			{APIGroups: []string{""}, Resources: []string{"persistentvolumes"}, Verbs: []string{"get", "list", "watch", "create", "patch", "delete"}},
+			{APIGroups: []string{"storage.k8s.io"}, Resources: []string{"storageclasses"}, Verbs: []string{"get", "list", "watch"}},
+			{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create", "patch", "update"}},
+		},
+	},
 }
 
 // namespaceRoles are Kedge's own roles in single namespaces.
@@ -72,15 +85,36 @@ var namespaceRoles = map[string][]rbacv1.Role{
 		Rules: []rbacv1.PolicyRule{
 			{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get", "create", "update", "delete"}},
 		},
+	}, {
+		ObjectMeta: metav1.ObjectMeta{Name: LocalStorageUser, Namespace: metav1.NamespaceSystem},
+		Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"create"}},
+			{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{localpath.ConfigMapName}, Verbs: []string{"get", "update"}},
+		},
+	}, {
+		// Each node reads where its volumes lie.
+		ObjectMeta: metav1.ObjectMeta{Name: join.AgentGroup, Namespace: metav1.NamespaceSystem},
+		Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{localpath.ConfigMapName}, Verbs: []string{"get"}},
+		},
 	}},
 }
 
 var namespaceBindings = map[string][]rbacv1.RoleBinding{
-	metav1.NamespaceSystem: {{
-		ObjectMeta: metav1.ObjectMeta{Name: JoinUser, Namespace: metav1.NamespaceSystem},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: JoinUser},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: JoinUser}},
-	}},
+	metav1.NamespaceSystem: {
+		bindSystem(JoinUser, rbacv1.UserKind),
+		bindSystem(LocalStorageUser, rbacv1.UserKind),
+		bindSystem(join.AgentGroup, rbacv1.GroupKind),
+	},
+}
+
+// bindSystem binds a role in kube-system to the subject that it is named after.
+func bindSystem(name, kind string) rbacv1.RoleBinding {
+	return rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: metav1.NamespaceSystem},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: kind, Name: name}},
+	}
 }
 
 var bindings = []rbacv1.ClusterRoleBinding{
@@ -90,6 +124,7 @@ var bindings = []rbacv1.ClusterRoleBinding{
 	bind(KubeletClientUser, "system:kubelet-api-admin", rbacv1.UserKind, KubeletClientUser),
 	bind(join.AgentGroup, join.AgentGroup, rbacv1.GroupKind, join.AgentGroup),
 	bind(JoinUser, JoinUser, rbacv1.UserKind, JoinUser),
+	bind(LocalStorageUser, LocalStorageUser, rbacv1.UserKind, LocalStorageUser),
 }
 
 func bind(name, role, kind, subject string) rbacv1.ClusterRoleBinding {

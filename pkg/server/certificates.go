@@ -18,6 +18,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/controlplane"
 	"github.com/kedge-k8s/kedge/pkg/hostcheck"
 	"github.com/kedge-k8s/kedge/pkg/join"
+	"github.com/kedge-k8s/kedge/pkg/localpath"
 	"github.com/kedge-k8s/kedge/pkg/pki"
 )
 
@@ -54,6 +55,7 @@ func (s *Server) identities() map[string]pki.Request {
 		"kube-scheduler":          {CommonName: "system:kube-scheduler"},
 		"kube-proxy":              {CommonName: "system:kube-proxy"},
 		"join":                    {CommonName: controlplane.JoinUser},
+		localpath.AddOn:           {CommonName: controlplane.LocalStorageUser},
 		"agent":                   {CommonName: join.AgentUser(s.node.Name()), Organization: []string{join.AgentGroup}},
 		"kubelet":                 {CommonName: "system:node:" + s.node.Name(), Organization: []string{"system:nodes"}},
 	}

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,6 +27,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/datadir"
 	"github.com/kedge-k8s/kedge/pkg/datastore"
 	"github.com/kedge-k8s/kedge/pkg/join"
+	"github.com/kedge-k8s/kedge/pkg/localpath"
 	"github.com/kedge-k8s/kedge/pkg/pki"
 	"github.com/kedge-k8s/kedge/pkg/tunnel"
 	"github.com/kedge-k8s/kedge/pkg/version"
@@ -196,6 +198,16 @@ func (s *Server) components() ([]component.Component, error) {
 			return nil, err
 		}
 		components = append(components, parts...)
+	}
+	if !slices.Contains(c.AddOns.Disabled, localpath.AddOn) {
+		components = append(components, &storage{
+			kubeconfig: s.layout.Kubeconfig(localpath.AddOn),
+			path:       c.AddOns.LocalStoragePath,
+			own:        own,
+			ownVolumes: s.node.Volumes(),
+			tunnel:     nodes.tunnel,
+			log:        s.log,
+		})
 	}
 	return components, controlplane.SetFeatureGates()
 }

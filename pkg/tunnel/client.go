@@ -27,6 +27,9 @@ type ClientOptions struct {
 	// Allow returns what is dialed for an address that a server asks for, or
 	// false to refuse it; see [Access]. Without it all is refused.
 	Allow func(address netip.AddrPort) (target netip.AddrPort, ok bool)
+	// Handler answers what servers ask of this node's agent with
+	// [Server.RoundTrip]. Without it all is refused.
+	Handler http.Handler
 	// Dial connects to a server; nil dials directly.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	Log  *slog.Logger
@@ -50,6 +53,9 @@ func NewClient(o ClientOptions) *Client {
 	}
 	if o.Allow == nil {
 		o.Allow = func(netip.AddrPort) (netip.AddrPort, bool) { return netip.AddrPort{}, false }
+	}
+	if o.Handler == nil {
+		o.Handler = http.NotFoundHandler()
 	}
 	return &Client{options: o, changed: make(chan struct{}, 1)}
 }
@@ -169,6 +175,6 @@ func (c *Client) connect(ctx context.Context, server string, opened func()) erro
 		return fmt.Errorf("the server answers %s", response.Status)
 	}
 	opened()
-	t := &targets{allow: c.options.Allow, log: c.options.Log, timing: c.options.timing}
+	t := &targets{allow: c.options.Allow, handler: c.options.Handler, log: c.options.Log, timing: c.options.timing}
 	return t.serve(ctx, newSocket(ws))
 }

@@ -127,6 +127,23 @@ func (s *Server) Close() {
 // Connected tells whether a node has a tunnel to this server.
 func (s *Server) Connected(node string) bool { return s.session(node) != nil }
 
+// ErrNotConnected says that a node has no tunnel to this server.
+var ErrNotConnected = errors.New("the node has no tunnel to this server")
+
+// RoundTrip has the agent of a node answer a request; see [ClientOptions]. The
+// request's context limits it.
+func (s *Server) RoundTrip(node string, r *http.Request) (*http.Response, error) {
+	session := s.session(node)
+	if session == nil {
+		return nil, ErrNotConnected
+	}
+	response, err := session.conn.RoundTrip(r)
+	if err != nil {
+		return nil, fmt.Errorf("ask the agent of node %s: %w", node, err)
+	}
+	return response, nil
+}
+
 func (s *Server) session(node string) *session {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -11,11 +11,13 @@ import (
 	"sync"
 )
 
-// targets is the agent's end of a tunnel: an HTTP/2 server that connects.
+// targets is the agent's end of a tunnel: an HTTP/2 server that connects, and
+// passes what is no CONNECT to the agent's own handler.
 type targets struct {
-	allow  func(netip.AddrPort) (netip.AddrPort, bool)
-	log    *slog.Logger
-	timing timing
+	allow   func(netip.AddrPort) (netip.AddrPort, bool)
+	handler http.Handler
+	log     *slog.Logger
+	timing  timing
 
 	mu      sync.Mutex
 	ended   bool
@@ -84,7 +86,7 @@ func (t *targets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer t.streams.Done()
 	if r.Method != http.MethodConnect {
-		http.Error(w, "only CONNECT is served here", http.StatusMethodNotAllowed)
+		t.handler.ServeHTTP(w, r)
 		return
 	}
 	address, err := netip.ParseAddrPort(r.Host)

@@ -6,7 +6,7 @@
 // asks it to CONNECT to an address, once per connection of the apiserver's to
 // a kubelet. HTTP/2 gives each of these streams its own flow control, so that a
 // slow reader holds up nobody else, and tells a refused address and a failed
-// dial from an open connection.
+// dial from an open connection. Any other request is for the agent itself.
 //
 //	apiserver ─▶ Server.Dialer ═ websocket on 6443 ═▶ Client ─▶ kubelet, pods
 //

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -379,5 +380,44 @@ func TestCloseRefuses(t *testing.T) {
 	})
 	if err == nil || !strings.Contains(err.Error(), "503") {
 		t.Errorf("a closed server: %v", err)
+	}
+}
+
+// TestRequest has servers ask the agent itself.
+func TestRequest(t *testing.T) {
+	r := newRig(t, nil)
+	ask := func(method, path string) (code int, answer string, err error) {
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		request, err := http.NewRequestWithContext(ctx, method, "http://node"+path, strings.NewReader("question"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := r.RoundTrip("n1", request)
+		if err != nil {
+			return 0, "", err
+		}
+		defer func() { _ = response.Body.Close() }()
+		body, err := io.ReadAll(response.Body)
+		return response.StatusCode, string(body), err
+	}
+	if _, _, err := ask(http.MethodGet, "/"); !errors.Is(err, ErrNotConnected) {
+		t.Errorf("without a tunnel: %v, want %v", err, ErrNotConnected)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /x", func(w http.ResponseWriter, q *http.Request) {
+		body, _ := io.ReadAll(q.Body)
+		w.WriteHeader(http.StatusTeapot)
+		_, _ = w.Write(append(body, " answered"...))
+	})
+	a := r.agent(func(o *ClientOptions) { o.Handler = mux })
+	if code, answer, err := ask(http.MethodPost, "/x"); err != nil || code != http.StatusTeapot || answer != "question answered" {
+		t.Errorf("%d %q, error %v", code, answer, err)
+	}
+	a.stop()
+	eventually(t, "the tunnel's end", func() bool { return !r.Connected("n1") })
+	r.agent(nil)
+	if code, _, err := ask(http.MethodPost, "/x"); err != nil || code != http.StatusNotFound {
+		t.Errorf("an agent without a handler answers %d, error %v", code, err)
 	}
 }
