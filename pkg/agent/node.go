@@ -27,6 +27,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/node"
 	"github.com/kedge-k8s/kedge/pkg/pki"
 	"github.com/kedge-k8s/kedge/pkg/registries"
+	"github.com/kedge-k8s/kedge/pkg/servicelb"
 )
 
 // pauseImage is the packaged one.
@@ -368,17 +369,29 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 		Log:          n.log,
 	})
 	n.volumes = newVolumes(n.config.Name, s.Credentials.Agent, n.log)
+	says := n.annotations()
+	if !s.Cluster.ServiceLB {
+		says[servicelb.ReportAnnotation] = "" // of an earlier run
+	}
 	components := []component.Component{
 		kubelet,
 		n.volumes,
 		n.network,
-		node.NewAnnotations(n.config.Name, s.Credentials.Agent, n.annotations(), n.log),
+		node.NewAnnotations(n.config.Name, s.Credentials.Agent, says, n.log),
 		&firewallCheck{traffic: n.traffic(s.Cluster), log: n.log},
 	}
 	if s.Cluster.NetworkPolicy {
 		components = append(components, &networkPolicy{node: n.config.Name, kubeconfig: s.Credentials.Agent, gate: gate, log: n.log})
 	} else {
 		components = append(components, noNetworkPolicy{})
+	}
+	if s.Cluster.ServiceLB {
+		components = append(components, &servicePorts{
+			node:       n.config.Name,
+			external:   n.config.ExternalIPs,
+			kubeconfig: s.Credentials.Agent,
+			log:        n.log,
+		})
 	}
 	if len(n.config.IPs) == 0 {
 		components = append(components, &addressWatch{node: n, families: s.Cluster.ClusterCIDRs})

@@ -14,6 +14,7 @@ package config
 import (
 	"io/fs"
 	"net/netip"
+	"slices"
 	"strconv"
 )
 
@@ -125,6 +126,9 @@ type AddOns struct {
 	Disabled         []string
 	LocalStoragePath string // directory of the volumes of class local-path
 }
+
+// Disables says whether an add-on is disabled.
+func (a AddOns) Disables(name string) bool { return slices.Contains(a.Disabled, name) }
 
 // Kubeconfig is the file for administrators that the server writes.
 type Kubeconfig struct {

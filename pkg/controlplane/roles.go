@@ -38,6 +38,8 @@ const (
 	JoinUser = "system:kedge:join"
 	// LocalStorageUser makes volumes for claims.
 	LocalStorageUser = "system:kedge:local-storage"
+	// ServiceLBUser gives Services the addresses of nodes.
+	ServiceLBUser = "system:kedge:servicelb"
 )
 
 var roles = []rbacv1.ClusterRole{
@@ -50,14 +52,24 @@ var roles = []rbacv1.ClusterRole{
 		},
 	},
 	{
-		// The pod network, network policies and the load balancer of every node.
+		// The pod network, network policies, the load balancer of every node, and what
+		// it says of the ports that Services want.
 		ObjectMeta: metav1.ObjectMeta{Name: join.AgentGroup},
 		Rules: []rbacv1.PolicyRule{
 			{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"get", "list", "watch", "patch"}},
 			{APIGroups: []string{""}, Resources: []string{"nodes/status"}, Verbs: []string{"patch"}},
-			{APIGroups: []string{""}, Resources: []string{"pods", "namespaces"}, Verbs: []string{"get", "list", "watch"}},
+			{APIGroups: []string{""}, Resources: []string{"pods", "namespaces", "services"}, Verbs: []string{"get", "list", "watch"}},
 			{APIGroups: []string{"networking.k8s.io"}, Resources: []string{"networkpolicies"}, Verbs: []string{"get", "list", "watch"}},
 			{APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}, Verbs: []string{"get", "list", "watch"}},
+		},
+	},
+	{
+		ObjectMeta: metav1.ObjectMeta{Name: ServiceLBUser},
+		Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"services", "nodes"}, Verbs: []string{"list", "watch"}},
+			{APIGroups: []string{""}, Resources: []string{"services/status"}, Verbs: []string{"patch"}},
+			{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}},
+			{APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}, Verbs: []string{"list", "watch"}},
 		},
 	},
 	{
@@ -125,6 +137,7 @@ var bindings = []rbacv1.ClusterRoleBinding{
 	bind(join.AgentGroup, join.AgentGroup, rbacv1.GroupKind, join.AgentGroup),
 	bind(JoinUser, JoinUser, rbacv1.UserKind, JoinUser),
 	bind(LocalStorageUser, LocalStorageUser, rbacv1.UserKind, LocalStorageUser),
+	bind(ServiceLBUser, ServiceLBUser, rbacv1.UserKind, ServiceLBUser),
 }
 
 func bind(name, role, kind, subject string) rbacv1.ClusterRoleBinding {

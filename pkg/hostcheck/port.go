@@ -110,18 +110,24 @@ type listener struct {
 	inode string
 }
 
-// listening returns the listening sockets in /proc/net/tcp or tcp6. Its fields are
-// described in the kernel's Documentation/networking/proc_net_tcp.rst.
-func (h Host) listening(table string) []listener {
+// stateListen is that of TCP sockets that listen.
+const stateListen = "0A"
+
+// listening returns the listening sockets in /proc/net/tcp or tcp6.
+func (h Host) listening(table string) []listener { return h.sockets(table, stateListen) }
+
+// sockets returns the sockets in /proc/net/tcp, tcp6, udp or udp6 that are in a
+// state. Its fields are described in the kernel's
+// Documentation/networking/proc_net_tcp.rst.
+func (h Host) sockets(table, state string) []listener {
 	content, err := h.read(table)
 	if err != nil {
 		return nil // tcp6 is missing where IPv6 is
 	}
-	const stateListen = "0A"
 	var found []listener
 	for line := range strings.Lines(content) {
 		f := strings.Fields(line)
-		if len(f) < 10 || f[3] != stateListen {
+		if len(f) < 10 || f[3] != state {
 			continue
 		}
 		addr, err := parseSocketAddr(f[1])

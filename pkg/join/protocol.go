@@ -42,6 +42,7 @@ type Cluster struct {
 	FlannelExternalIP bool           `json:"flannelExternalIP,omitempty"`
 	FlannelIPv6Masq   bool           `json:"flannelIPv6Masq,omitempty"`
 	NetworkPolicy     bool           `json:"networkPolicy"`
+	ServiceLB         bool           `json:"serviceLB"`
 	EgressMode        string         `json:"egressMode"`
 	// Servers are all servers, as host:port.
 	Servers []string `json:"servers"`

@@ -56,6 +56,7 @@ func (s *Server) identities() map[string]pki.Request {
 		"kube-proxy":              {CommonName: "system:kube-proxy"},
 		"join":                    {CommonName: controlplane.JoinUser},
 		localpath.AddOn:           {CommonName: controlplane.LocalStorageUser},
+		"servicelb":               {CommonName: controlplane.ServiceLBUser},
 		"agent":                   {CommonName: join.AgentUser(s.node.Name()), Organization: []string{join.AgentGroup}},
 		"kubelet":                 {CommonName: "system:node:" + s.node.Name(), Organization: []string{"system:nodes"}},
 	}

@@ -165,6 +165,12 @@ func (s *Server) components() ([]component.Component, error) {
 		apiserver,
 		controllerManager,
 		nodes,
+		&serviceLB{
+			kubeconfig: s.layout.Kubeconfig("servicelb"),
+			disabled:   c.AddOns.Disables("servicelb"),
+			reserved:   reservedPorts(c),
+			log:        s.log,
+		},
 		addon.NewDeployer(addon.Config{
 			Dir:        c.Paths.Manifests(),
 			Disabled:   c.AddOns.Disabled,
@@ -227,6 +233,7 @@ func (s *Server) cluster() join.Cluster {
 		FlannelExternalIP: n.FlannelExternalIP,
 		FlannelIPv6Masq:   n.FlannelIPv6Masq,
 		NetworkPolicy:     !n.DisableNetworkPolicy,
+		ServiceLB:         !s.config.AddOns.Disables("servicelb"),
 		EgressMode:        n.EgressSelectorMode,
 		Servers:           []string{net.JoinHostPort(s.advertiseAddress().String(), strconv.Itoa(int(control.Port)))},
 	}
