@@ -37,6 +37,7 @@ type Server struct {
 	Network      Network
 	ControlPlane ControlPlane
 	AddOns       AddOns
+	Images       Images
 	Kubeconfig   Kubeconfig
 	Join         Join
 	DisableAgent bool // run the control plane only, no node
@@ -124,6 +125,12 @@ type ControlPlane struct {
 type AddOns struct {
 	Disabled         []string
 	LocalStoragePath string // directory of the volumes of class local-path
+}
+
+// Images says where the nodes' images come from.
+type Images struct {
+	EmbeddedRegistry bool   // nodes give each other what they have
+	DefaultRegistry  string // in front of the names of packaged images; empty: none
 }
 
 // Kubeconfig is the file for administrators that the server writes.

@@ -43,6 +43,8 @@ type Cluster struct {
 	FlannelIPv6Masq   bool           `json:"flannelIPv6Masq,omitempty"`
 	NetworkPolicy     bool           `json:"networkPolicy"`
 	EgressMode        string         `json:"egressMode"`
+	EmbeddedRegistry  bool           `json:"embeddedRegistry,omitempty"`
+	DefaultRegistry   string         `json:"defaultRegistry,omitempty"` // in front of the names of packaged images
 	// Servers are all servers, as host:port.
 	Servers []string `json:"servers"`
 }
