@@ -9,6 +9,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/component"
 	"github.com/kedge-k8s/kedge/pkg/hostcheck"
 	"github.com/kedge-k8s/kedge/pkg/join"
+	"github.com/kedge-k8s/kedge/pkg/mirror"
 )
 
 // firewallCheck says what has to be typed if a firewall of the machine is on and
@@ -55,6 +56,9 @@ func (n *Node) traffic(c join.Cluster) hostcheck.Traffic {
 				t.Ports = append(t.Ports, hostcheck.FirewallPort{Number: uint16(number), Protocol: "tcp"})
 			}
 		}
+	}
+	if n.sharesImages(c) {
+		t.Ports = append(t.Ports, hostcheck.FirewallPort{Number: mirror.Port, Protocol: "tcp"})
 	}
 	if n.config.FlannelConf == "" { // which may name other ports
 		t.Ports = append(t.Ports, hostcheck.PodNetworkPorts(c.FlannelBackend, c.ClusterCIDRs)...)

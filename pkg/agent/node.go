@@ -11,8 +11,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -24,8 +26,10 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/hostcheck"
 	"github.com/kedge-k8s/kedge/pkg/join"
 	"github.com/kedge-k8s/kedge/pkg/localpath"
+	"github.com/kedge-k8s/kedge/pkg/mirror"
 	"github.com/kedge-k8s/kedge/pkg/node"
 	"github.com/kedge-k8s/kedge/pkg/pki"
+	"github.com/kedge-k8s/kedge/pkg/preload"
 	"github.com/kedge-k8s/kedge/pkg/registries"
 	"github.com/kedge-k8s/kedge/pkg/servicelb"
 )
@@ -280,7 +284,11 @@ func (n *Node) ServingNames() join.Names {
 }
 
 // annotations are what the node says of itself.
-func (n *Node) annotations() map[string]string {
+func (n *Node) annotations(c join.Cluster) map[string]string {
+	images := ""
+	if n.sharesImages(c) {
+		images = strconv.Itoa(mirror.Port)
+	}
 	external := make([]string, len(n.config.ExternalIPs))
 	for i, address := range n.config.ExternalIPs {
 		external[i] = address.String()
@@ -289,6 +297,7 @@ func (n *Node) annotations() map[string]string {
 		join.ExternalIPAnnotation:  strings.Join(external, ","),
 		join.InternalDNSAnnotation: strings.Join(n.config.InternalDNS, ","),
 		join.ExternalDNSAnnotation: strings.Join(n.config.ExternalDNS, ","),
+		mirror.Annotation:          images,
 	}
 }
 
@@ -369,7 +378,7 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 		Log:          n.log,
 	})
 	n.volumes = newVolumes(n.config.Name, s.Credentials.Agent, n.log)
-	says := n.annotations()
+	says := n.annotations(s.Cluster)
 	if !s.Cluster.ServiceLB {
 		says[servicelb.ReportAnnotation] = "" // of an earlier run
 	}
@@ -397,12 +406,11 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 		components = append(components, &addressWatch{node: n, families: s.Cluster.ClusterCIDRs})
 	}
 	if n.config.RuntimeEndpoint == "" {
-		containerd, err := n.containerd(socket, cni, systemd)
+		parts, err := n.runtime(s, socket, cni, systemd)
 		if err != nil {
 			return nil, err
 		}
-		components = append(components, containerd,
-			node.NewImages(filepath.Join(n.payload, "images"), socket, n.snapshotter, n.log))
+		components = append(components, parts...)
 	} else {
 		components = append(components, component.Nothing("containerd"))
 	}
@@ -423,13 +431,45 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 	return components, nil
 }
 
-func (n *Node) containerd(socket, cni string, systemd bool) (component.Component, error) {
-	pause := pauseImage
+// sharesImages says whether the node gives others the images that it has.
+func (n *Node) sharesImages(c join.Cluster) bool {
+	return c.EmbeddedRegistry && n.config.RuntimeEndpoint == ""
+}
+
+// runtime lists what runs containers, and how images come to it.
+func (n *Node) runtime(s Setup, socket, cni string, systemd bool) ([]component.Component, error) {
+	dir := filepath.Join(n.paths.AgentEtc(), "containerd")
+	certs := filepath.Join(dir, "certs.d")
+	live := registries.NewLive(n.registries, n.config.PrivateRegistry, certs, n.log)
+	components := []component.Component{live, preload.New(preload.Config{
+		Layout:      filepath.Join(n.payload, "images"),
+		Prefix:      s.Cluster.DefaultRegistry,
+		Dir:         n.paths.Images(),
+		StateFile:   filepath.Join(n.paths.AgentEtc(), "images.json"),
+		Socket:      socket,
+		Snapshotter: n.snapshotter,
+		Log:         n.log,
+	})}
+	var peers registries.Peers
+	if n.sharesImages(s.Cluster) {
+		others := mirror.NewPeers(n.log)
+		peers = others
+		components = append(components, mirror.New(mirror.Config{
+			NodeName:   n.config.Name,
+			Kubeconfig: s.Credentials.Agent,
+			Serving:    s.Credentials.Serving,
+			ClientCA:   s.Credentials.ClientCA,
+			Group:      join.AgentGroup,
+			Socket:     socket,
+			Shares:     live.Shares,
+			Log:        n.log,
+		}, others))
+	}
+	pause := path.Join(s.Cluster.DefaultRegistry, pauseImage)
 	if n.config.PauseImage != "" {
 		pause = n.config.PauseImage
 	}
-	dir := filepath.Join(n.paths.AgentEtc(), "containerd")
-	return node.NewContainerd(node.ContainerdConfig{
+	containerd, err := node.NewContainerd(node.ContainerdConfig{
 		Root:             n.paths.Containerd(),
 		State:            filepath.Join(config.RuntimeDir, "containerd"),
 		Socket:           socket,
@@ -441,13 +481,15 @@ func (n *Node) containerd(socket, cni string, systemd bool) (component.Component
 		Runtimes:         node.FindRuntimes(),
 		CNIPlugins:       []string{filepath.Join(n.payload, "bin"), "/opt/cni/bin"},
 		CNIConfig:        cni,
-		RegistryConfig:   filepath.Join(dir, "certs.d"),
-		Registries:       n.registries,
+		RegistryConfig:   certs,
+		Registries:       live,
+		Peers:            peers,
 		SystemdCgroups:   systemd,
 		RestrictOOMScore: !n.host.HasCapability(unix.CAP_SYS_RESOURCE),
 		AppArmor:         exists("/sys/module/apparmor/parameters/enabled") && exists("/etc/apparmor.d"),
 		SELinux:          n.config.SELinux,
 	}, n.log)
+	return append(components, containerd), err
 }
 
 func exists(path string) bool {

@@ -38,6 +38,7 @@ type Server struct {
 	Network      Network
 	ControlPlane ControlPlane
 	AddOns       AddOns
+	Images       Images
 	Kubeconfig   Kubeconfig
 	Join         Join
 	DisableAgent bool // run the control plane only, no node
@@ -129,6 +130,12 @@ type AddOns struct {
 
 // Disables says whether an add-on is disabled.
 func (a AddOns) Disables(name string) bool { return slices.Contains(a.Disabled, name) }
+
+// Images says where the nodes' images come from.
+type Images struct {
+	EmbeddedRegistry bool   // nodes give each other what they have
+	DefaultRegistry  string // in front of the names of packaged images; empty: none
+}
 
 // Kubeconfig is the file for administrators that the server writes.
 type Kubeconfig struct {

@@ -278,6 +278,8 @@ func TestValues(t *testing.T) {
 		{Flags{"snapshotter": {"overlay"}}, `--snapshotter: unknown snapshotter "overlay"; did you mean "overlayfs"?`},
 		{Flags{"snapshotter": {"zfs"}}, `unknown snapshotter "zfs"; give one of: overlayfs, native`},
 		{Flags{"pause-image": {"a b"}}, `"a b" is not an image`},
+		{Flags{"system-default-registry": {"https://r.example"}}, `"https://r.example" is not a registry; give HOST, HOST:PORT or HOST/PATH`},
+		{Flags{"system-default-registry": {"r.example/"}}, `"r.example/" is not a registry`},
 		{Flags{"container-runtime-endpoint": {"crio.sock"}}, `"crio.sock" is not a socket; give its absolute path`},
 		{Flags{"container-runtime-endpoint": {"tcp://x:1"}}, `"tcp://x:1" is not a socket`},
 		{Flags{"container-runtime-endpoint": {"/x"}, "snapshotter": {"native"}}, "--snapshotter: has no effect with container-runtime-endpoint (--container-runtime-endpoint); remove one of them"},

@@ -344,6 +344,16 @@ func clusterOptions() []Option {
 			bind: one(parseBool, func(s *Server) *bool { return &s.ControlPlane.DisableCloudController }),
 		},
 		{
+			Name: "embedded-registry", Kind: Bool, Category: categoryComponents,
+			Help: "Let nodes give each other the images they have, of the registries that private-registry names in mirrors",
+			bind: one(parseBool, func(s *Server) *bool { return &s.Images.EmbeddedRegistry }),
+		},
+		{
+			Name: "system-default-registry", Category: categoryComponents,
+			Help: "Take the images of packaged add-ons, and the nodes' pause image, under names that begin with this `REGISTRY`, HOST[:PORT][/PATH]",
+			bind: one(parseRegistry, func(s *Server) *string { return &s.Images.DefaultRegistry }),
+		},
+		{
 			Name: "default-local-storage-path", Category: categoryComponents,
 			Help: "Keep the volumes of storage class local-path in this `DIRECTORY` (default: storage in data-dir)",
 			bind: one(parsePath, func(s *Server) *string { return &s.AddOns.LocalStoragePath }),

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -105,6 +106,16 @@ func parseMode(s string) (fs.FileMode, error) {
 func parseImage(s string) (string, error) {
 	if strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) || strings.HasPrefix(s, "-") {
 		return "", fmt.Errorf("%q is not an image; give a reference such as registry.example.com/pause:1", s)
+	}
+	return s, nil
+}
+
+var registryPrefix = regexp.MustCompile(`^[a-zA-Z0-9]([-.a-zA-Z0-9]*[a-zA-Z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$`)
+
+// parseRegistry takes what names of images can begin with.
+func parseRegistry(s string) (string, error) {
+	if s != "" && !registryPrefix.MatchString(s) {
+		return "", fmt.Errorf("%q is not a registry; give HOST, HOST:PORT or HOST/PATH without a scheme, such as registry.example.com:5000", s)
 	}
 	return s, nil
 }

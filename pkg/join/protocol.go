@@ -44,6 +44,8 @@ type Cluster struct {
 	NetworkPolicy     bool           `json:"networkPolicy"`
 	ServiceLB         bool           `json:"serviceLB"`
 	EgressMode        string         `json:"egressMode"`
+	EmbeddedRegistry  bool           `json:"embeddedRegistry,omitempty"`
+	DefaultRegistry   string         `json:"defaultRegistry,omitempty"` // in front of the names of packaged images
 	// Servers are all servers, as host:port.
 	Servers []string `json:"servers"`
 }

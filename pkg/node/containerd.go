@@ -12,10 +12,13 @@ import (
 	"github.com/containerd/containerd/v2/cmd/containerd/server"
 	srvconfig "github.com/containerd/containerd/v2/cmd/containerd/server/config"
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/transfer"
+	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
 
 	"github.com/kedge-k8s/kedge/pkg/atomicfile"
+	"github.com/kedge-k8s/kedge/pkg/registries"
 )
 
 // Containerd is containerd as a component.
@@ -30,7 +33,7 @@ type Containerd struct {
 // NewContainerd checks the user's template, and that no settings of the user's
 // are where those of the registries belong.
 func NewContainerd(c ContainerdConfig, log *slog.Logger) (*Containerd, error) {
-	if err := c.Registries.Check(c.RegistryConfig); err != nil {
+	if err := c.Registries.Check(); err != nil {
 		return nil, err
 	}
 	file, err := c.render()
@@ -54,10 +57,10 @@ func (c *Containerd) Start(ctx context.Context) error {
 	}
 	life, cancel := context.WithCancel(context.Background())
 	c.cancel = cancel
-	all := registry.Graph(func(*plugin.Registration) bool { return false })
+	all := registry.Graph(c.pulls)
 	loaded := &srvconfig.Config{Plugins: map[string]any{}}
-	plugins := func() iter.Seq[plugin.Registration] { return slices.Values(all) }
-	if err := srvconfig.LoadConfigWithPlugins(ctx, c.config.ConfigFile, plugins, loaded); err != nil {
+	registered := func() iter.Seq[plugin.Registration] { return slices.Values(all) }
+	if err := srvconfig.LoadConfigWithPlugins(ctx, c.config.ConfigFile, registered, loaded); err != nil {
 		return fmt.Errorf("containerd configuration %s: %w", c.config.ConfigFile, err)
 	}
 	if err := server.CreateTopLevelDirectories(loaded); err != nil {
@@ -79,6 +82,23 @@ func (c *Containerd) Start(ctx context.Context) error {
 		return err
 	}
 	return c.server.Start(life)
+}
+
+// pulls has the plugin that pulls images do so by the registries' file. As a
+// filter of plugins it lets all of them pass.
+func (c *Containerd) pulls(r *plugin.Registration) (leaveOut bool) {
+	if r.Type != plugins.TransferPlugin {
+		return false
+	}
+	init := r.InitFn
+	r.InitFn = func(ic *plugin.InitContext) (any, error) {
+		instance, err := init(ic)
+		if inner, ok := instance.(transfer.Transferrer); ok && err == nil {
+			return registries.Pulls(inner, c.config.Registries, c.config.Peers), nil
+		}
+		return instance, err
+	}
+	return false
 }
 
 // Ready waits until the plugins that register readiness, the CRI among them,
@@ -105,9 +125,9 @@ func (c *Containerd) writeConfig() error {
 	if err := os.MkdirAll(filepath.Dir(c.config.ConfigFile), 0o700); err != nil {
 		return err
 	}
-	// Passwords may be in it.
+	// A template may put passwords into it.
 	if _, err := atomicfile.Update(c.config.ConfigFile, c.file, 0o600); err != nil {
 		return err
 	}
-	return c.config.Registries.Write(c.config.RegistryConfig)
+	return c.config.Registries.Write()
 }

@@ -35,7 +35,8 @@ type ContainerdConfig struct {
 	CNIPlugins       []string
 	CNIConfig        string // directory
 	RegistryConfig   string // directory of hosts.toml files
-	Registries       registries.Config
+	Registries       *registries.Live
+	Peers            registries.Peers // nil: images come from registries only
 	SystemdCgroups   bool
 	RestrictOOMScore bool // this process may not lower scores
 	AppArmor         bool

@@ -55,10 +55,7 @@ func hostsDir(registry string) string {
 // hostsFile says where the images of a registry are asked for. containerd comes
 // to the registry itself at last.
 func (c Config) hostsFile(registry string) []byte {
-	endpoints, ok := c.mirrors[registry]
-	if !ok {
-		endpoints = c.mirrors[all]
-	}
+	endpoints := c.mirrorOf(registry).endpoints
 	var b bytes.Buffer
 	b.WriteString(mark)
 	// Without this a registry that has no TLS would be asked once more, with TLS.

@@ -38,43 +38,44 @@ var dockerHub = []string{"registry-1.docker.io", "docker.io", "index.docker.io"}
 // Config is what a file says. The zero value says nothing.
 type Config struct {
 	path    string
-	mirrors map[string][]endpoint // by registry
-	hosts   map[string]host       // by registry
+	content []byte            // of the file
+	mirrors map[string]mirror // by registry
+	hosts   map[string]host   // by registry
+}
+
+// mirror is where a registry's images are asked for.
+type mirror struct {
+	endpoints []endpoint
+	rewrites  []rewrite // in their order
+}
+
+// mirrorOf is where the images of a registry are asked for before itself.
+func (c Config) mirrorOf(registry string) mirror {
+	if m, ok := c.mirrors[registry]; ok {
+		return m
+	}
+	return c.mirrors[all]
+}
+
+// shares says that the file names the registry in mirrors, so that nodes give
+// each other its images.
+func (c Config) shares(registry string) bool {
+	_, named := c.mirrors[registry]
+	_, wildcard := c.mirrors[all]
+	return named || wildcard
 }
 
 // host is how to talk to a registry.
 type host struct {
-	auth *Auth
+	auth *auth
 	tls  tlsFiles
 }
 
-// Auth is a login. The registry is shown the first that is there.
-type Auth struct {
-	Username, Password string
-	IdentityToken      string
-	Basic              string // NAME:PASSWORD in base64
-}
-
-// Credential is a login for a registry.
-type Credential struct {
-	Host string // and port, if it isn't the usual one
-	Auth
-}
-
-// Credentials are the logins, in the order of their hosts.
-func (c Config) Credentials() []Credential {
-	names := slices.Collect(maps.Keys(c.hosts))
-	if slices.ContainsFunc(dockerHub, func(name string) bool { _, ok := c.hosts[name]; return ok }) {
-		names = append(names, dockerHub...)
-	}
-	slices.Sort(names)
-	var credentials []Credential
-	for _, name := range slices.Compact(names) {
-		if auth := c.host(name).auth; auth != nil {
-			credentials = append(credentials, Credential{name, *auth})
-		}
-	}
-	return credentials
+// auth is a login. The registry is shown the first that is there.
+type auth struct {
+	username, password string
+	identityToken      string
+	basic              string // NAME:PASSWORD in base64
 }
 
 // host is how to talk to the registry of that name.
@@ -98,10 +99,13 @@ func Load(path string) (Config, error) {
 	if err != nil {
 		return Config{}, fmt.Errorf("read registries: %w", err)
 	}
-	r := reader{path: path, config: Config{path: path, mirrors: map[string][]endpoint{}, hosts: map[string]host{}}}
+	r := reader{path: path, config: Config{path: path, content: content, mirrors: map[string]mirror{}, hosts: map[string]host{}}}
 	root, err := r.parse(content)
-	if err != nil || root == nil {
+	if err != nil {
 		return Config{}, err
+	}
+	if root == nil {
+		return r.config, nil
 	}
 	err = r.fields(root, "", fields{
 		"mirrors": func(n *yaml.Node, at string) error { return r.registries(n, at, r.mirror) },
@@ -212,20 +216,35 @@ func (r *reader) registries(n *yaml.Node, at string, read func(name string, n *y
 }
 
 func (r *reader) mirror(name string, n *yaml.Node, at string) error {
-	r.config.mirrors[name] = nil
-	return r.fields(n, at, fields{
-		"endpoint": func(n *yaml.Node, at string) error {
-			endpoints, err := r.endpoints(n, at)
-			r.config.mirrors[name] = endpoints
+	var m mirror
+	err := r.fields(n, at, fields{
+		"endpoint": func(n *yaml.Node, at string) (err error) {
+			m.endpoints, err = r.endpoints(n, at)
 			return err
 		},
-		"rewrite": func(n *yaml.Node, at string) error {
-			if n = follow(n); len(n.Content) == 0 {
-				return nil
-			}
-			return r.refuse(n, at, "containerd can't rewrite the names of images; give the path they have there in the endpoint, such as https://mirror.example.com/v2/project, and remove the rewrite")
+		"rewrite": func(n *yaml.Node, at string) (err error) {
+			m.rewrites, err = r.rewrites(n, at)
+			return err
 		},
 	})
+	r.config.mirrors[name] = m
+	return err
+}
+
+func (r *reader) rewrites(n *yaml.Node, at string) (rewrites []rewrite, err error) {
+	err = r.mapping(n, at, func(key, value *yaml.Node) error {
+		pattern, err := regexp.Compile(key.Value)
+		if err != nil {
+			return r.refuse(key, at, "%q is not a regular expression: %v", key.Value, err)
+		}
+		var replacement string
+		if err := r.text(&replacement)(value, at); err != nil {
+			return err
+		}
+		rewrites = append(rewrites, rewrite{pattern, replacement})
+		return nil
+	})
+	return rewrites, err
 }
 
 func (r *reader) endpoints(n *yaml.Node, at string) ([]endpoint, error) {
@@ -273,25 +292,25 @@ func (r *reader) host(name string, n *yaml.Node, at string) error {
 	return err
 }
 
-func (r *reader) auth(n *yaml.Node, at string) (*Auth, error) {
-	var auth Auth
+func (r *reader) auth(n *yaml.Node, at string) (*auth, error) {
+	var a auth
 	err := r.fields(n, at, fields{
-		"username":       r.text(&auth.Username),
-		"password":       r.text(&auth.Password),
-		"identity_token": r.text(&auth.IdentityToken),
-		"auth":           r.text(&auth.Basic),
+		"username":       r.text(&a.username),
+		"password":       r.text(&a.password),
+		"identity_token": r.text(&a.identityToken),
+		"auth":           r.text(&a.basic),
 	})
 	switch {
 	case err != nil:
 		return nil, err
-	case auth == Auth{}:
+	case a == auth{}:
 		return nil, nil
-	case (auth.Username == "") != (auth.Password == ""):
+	case (a.username == "") != (a.password == ""):
 		return nil, r.refuse(n, at, "a username and a password belong together; give both or neither")
-	case !isBasicAuth(auth.Basic):
+	case !isBasicAuth(a.basic):
 		return nil, r.refuse(n, at, "auth: want NAME:PASSWORD in base64")
 	}
-	return &auth, nil
+	return &a, nil
 }
 
 func (r *reader) tls(n *yaml.Node, at string) (tlsFiles, error) {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -235,6 +236,8 @@ func (s *Server) cluster() join.Cluster {
 		NetworkPolicy:     !n.DisableNetworkPolicy,
 		ServiceLB:         !s.config.AddOns.Disables("servicelb"),
 		EgressMode:        n.EgressSelectorMode,
+		EmbeddedRegistry:  s.config.Images.EmbeddedRegistry,
+		DefaultRegistry:   s.config.Images.DefaultRegistry,
 		Servers:           []string{net.JoinHostPort(s.advertiseAddress().String(), strconv.Itoa(int(control.Port)))},
 	}
 }
@@ -266,7 +269,7 @@ func (s *Server) manifestVariables() map[string]string {
 		"CLUSTER_DNS":      s.config.Network.ClusterDNS[0].String(),
 		"CLUSTER_DNS_LIST": strings.Join(dns, ", "),
 		"CLUSTER_DOMAIN":   s.config.Network.ClusterDomain,
-		"ADDONS_IMAGE":     "kedge.io/addons:" + version.ImageTag(),
+		"ADDONS_IMAGE":     path.Join(s.config.Images.DefaultRegistry, "kedge.io/addons:"+version.ImageTag()),
 	}
 }
 

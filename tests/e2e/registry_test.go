@@ -392,7 +392,7 @@ func TestRegistryRefused(t *testing.T) {
 	}{
 		{"unknown key", map[string]string{registries: "mirrors:\n  docker.io: {endpoints: []}\n"}, nil, []string{registries + ":2", `"endpoints"`, "endpoint"}},
 		{"malformed", map[string]string{registries: "mirrors:\n  *:\n"}, nil, []string{registries + ":2", "YAML", "quotes"}},
-		{"rewrite", map[string]string{registries: "mirrors:\n  docker.io:\n    rewrite: {a: b}\n"}, nil, []string{registries + ":3", "docker.io", "rewrite"}},
+		{"rewrite", map[string]string{registries: "mirrors:\n  docker.io:\n    rewrite: {'(': b}\n"}, nil, []string{registries + ":3", "docker.io", "rewrite", "regular expression"}},
 		{"missing CA", map[string]string{registries: "configs:\n  a.example:\n    tls:\n      ca_file: /nowhere.pem\n"}, nil, []string{registries + ":4", "ca_file", "/nowhere.pem"}},
 		{"missing file", nil, []string{"--private-registry=/nowhere.yaml"}, []string{"--private-registry", "/nowhere.yaml"}},
 		{"own settings", map[string]string{registries: "mirrors:\n  a.example: {endpoint: [b]}\n", containerdEtc + "/certs.d/a.example/hosts.toml": ""}, nil,
