@@ -247,6 +247,7 @@ func (s *Server) manifestVariables() map[string]string {
 		"CLUSTER_DNS":      s.config.Network.ClusterDNS[0].String(),
 		"CLUSTER_DNS_LIST": strings.Join(dns, ", "),
 		"CLUSTER_DOMAIN":   s.config.Network.ClusterDomain,
+		"DATA_DIR":         s.config.Paths.DataDir,
 		"ADDONS_IMAGE":     "kedge.io/addons:" + version.ImageTag(),
 	}
 }
