@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -150,8 +151,21 @@ func (c *client) apply(ctx context.Context, addon string, object *unstructured.U
 	case apierrors.IsNotFound(err): // the kind is gone since it was looked up
 		c.kinds.reset(again)
 		err = fmt.Errorf("%w; %w", err, errUnknownKind)
+	case isRefused(err):
+		err = refusedError{err}
 	}
 	return refOf(object), err
+}
+
+// refusedError is the API's about an object that it will refuse again.
+type refusedError struct{ error }
+
+func (e refusedError) Unwrap() error { return e.error }
+
+func isRefused(err error) bool {
+	return apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) ||
+		// The API calls a field that it does not know an error of its own.
+		err != nil && strings.Contains(err.Error(), "failed to create typed patch object")
 }
 
 func isNamespaceMissing(err error) bool {

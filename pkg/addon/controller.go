@@ -20,6 +20,9 @@ const (
 	workers = 4
 
 	firstRetry, lastRetry = 250 * time.Millisecond, 30 * time.Second
+	// refusedRetry is for what the API will refuse again unless its mind is
+	// changed, such as by deleting an object that can't be changed.
+	refusedRetry = 5 * time.Minute
 
 	// coalesce is how long a change of the directory waits for others.
 	coalesce = 100 * time.Millisecond
@@ -325,6 +328,8 @@ func (c *controller) work(ctx context.Context) bool {
 	switch err := c.reconcile(ctx, name); {
 	case ctx.Err() != nil:
 		return false
+	case errors.As(err, new(refusedError)):
+		c.queue.AddAfter(name, refusedRetry)
 	case err != nil:
 		c.queue.AddRateLimited(name)
 	default:
@@ -412,7 +417,7 @@ func (c *controller) announce(ctx context.Context, name string, p plan) (*Addon,
 		return p.addon, nil
 	}
 	a := p.next()
-	a.hold(append(announced, backwards(p.prune)...), len(p.rest)+len(p.prune))
+	a.hold(append(announced, backwards(p.prune)...), int(a.Status.ObjectCount))
 	if p.addon == nil {
 		a.setReady(reasonApplying, "")
 	}
@@ -440,22 +445,24 @@ func backwards(refs []Ref) []Ref {
 }
 
 // held is what the Addon has in the cluster of its file, in the file's order, and
-// what it may have: a request that failed may have had its effect.
-func (c *controller) held(name string, p plan, failed []failure) (held []Ref, doubtful int) {
-	known, doubt := map[key]Ref{}, map[key]bool{}
+// what it may have: a request that failed may have had its effect. applied is how
+// many objects are as the file says.
+func (c *controller) held(name string, p plan, failed []failure) (held []Ref, applied int) {
+	known := map[key]Ref{}
 	for _, f := range failed {
 		if !waits(f.reason) {
-			known[f.ref.key()], doubt[f.ref.key()] = f.ref, true
+			known[f.ref.key()] = f.ref
 		}
 	}
 	for _, ref := range p.rest {
 		known[ref.key()] = ref
-		delete(doubt, ref.key())
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if done := c.progress[name]; done != nil {
+	done := c.progress[name]
+	if done != nil {
 		maps.Copy(known, done.applied)
+		applied = len(done.applied)
 	}
 	for _, ref := range p.file.refs {
 		if found, ok := known[ref.key()]; ok {
@@ -463,7 +470,7 @@ func (c *controller) held(name string, p plan, failed []failure) (held []Ref, do
 			delete(known, ref.key()) // a file may say it twice
 		}
 	}
-	return held, len(doubt)
+	return held, applied
 }
 
 // conclude writes what has become of a file. left is what could not be pruned.
@@ -486,9 +493,8 @@ func (c *controller) conclude(ctx context.Context, name string, p plan, left []R
 		c.wait(name, "")
 	}
 	a := p.next()
-	held, doubtful := c.held(name, p, failed)
-	held = append(held, backwards(left)...)
-	a.hold(held, len(held)-doubtful)
+	held, applied := c.held(name, p, failed)
+	a.hold(append(held, backwards(left)...), applied)
 	a.Status.Checksum = ""
 	if reason == reasonApplied {
 		a.Status.Checksum = p.file.checksum
@@ -497,10 +503,14 @@ func (c *controller) conclude(ctx context.Context, name string, p plan, left []R
 	if err := c.write(ctx, p.addon, a); err != nil {
 		return err
 	}
-	if again {
+	switch {
+	case !again:
+		return nil
+	case slices.ContainsFunc(failed, func(f failure) bool { return !errors.As(f.err, new(refusedError)) }):
 		return errors.New(message)
+	default:
+		return refusedError{errors.New(message)}
 	}
-	return nil
 }
 
 // remove removes what a file that is gone had in the cluster, and its Addon.
@@ -618,7 +628,7 @@ func sum(failed []failure) (reason, message string) {
 			reason = f.reason
 		}
 		if len(told) < tellFailures {
-			told = append(told, fmt.Sprintf("%s: %v", f.ref, f.err))
+			told = append(told, strings.Join(strings.Fields(fmt.Sprintf("%s: %v", f.ref, f.err)), " ")) // on one line
 		}
 	}
 	message = strings.Join(told, "; ")

@@ -151,3 +151,20 @@ func TestAddonName(t *testing.T) {
 		seen[name] = path
 	}
 }
+
+// A comma in a flow mapping is easily written by mistake.
+func TestCRD(t *testing.T) {
+	t.Parallel()
+	objects, err := parse(crd)
+	if err != nil || len(objects) != 1 {
+		t.Fatal(len(objects), err)
+	}
+	columns := objects[0].Object["spec"].(map[string]any)["versions"].([]any)[0].(map[string]any)["additionalPrinterColumns"].([]any)
+	for _, column := range columns {
+		for field := range column.(map[string]any) {
+			if !slices.Contains([]string{"name", "type", "jsonPath", "priority", "description"}, field) {
+				t.Errorf("a column has the field %q", field)
+			}
+		}
+	}
+}

@@ -96,11 +96,11 @@ func (a *Addon) setReady(reason, message string) {
 	})
 }
 
-// hold takes down what the Addon may have in the cluster, and how many of that it
-// surely has.
-func (a *Addon) hold(refs []Ref, count int) {
+// hold takes down what the Addon may have in the cluster, and how many of its
+// file's objects are applied.
+func (a *Addon) hold(refs []Ref, applied int) {
 	a.Status.Objects = refs
-	a.Status.ObjectCount = int64(count)
+	a.Status.ObjectCount = int64(applied)
 }
 
 // clone is a copy to change.

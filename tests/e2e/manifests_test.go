@@ -116,7 +116,10 @@ func TestManifests(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
 	s := c.sandbox(t)
-	restart := func(args ...string) {
+	run := func(name string, test func(t *testing.T, s *sandbox)) {
+		t.Run(name, func(t *testing.T) { test(t, &sandbox{cluster: c, t: t, namespace: s.namespace}) })
+	}
+	restart := func(t *testing.T, args ...string) {
 		t.Helper()
 		if c.server.Running() {
 			if _, code, err := c.server.Stop(time.Minute); err != nil || code != 0 {
@@ -126,7 +129,7 @@ func TestManifests(t *testing.T) {
 		c.start(t, args...)
 	}
 
-	t.Run("Changes", func(t *testing.T) {
+	run("Changes", func(t *testing.T, s *sandbox) {
 		c.put(t, "a.yaml", settings("1", "a1", "a2"))
 		s.values("a", "a1=1 a2=1")
 		begin := time.Now()
@@ -138,6 +141,7 @@ func TestManifests(t *testing.T) {
 		s.values("a", "a1=2 a3=1")
 		c.put(t, "sub/folder/a.json", `{"apiVersion":"v1","kind":"List","items":[]}`)
 		s.values("a", "a1=2")
+		c.unlink(t, "sub")
 
 		// Written in two parts, in place: what is in the second must not be missed.
 		file, err := os.OpenFile(c.manifestFile("a.yaml"), os.O_WRONLY|os.O_TRUNC, 0)
@@ -177,7 +181,7 @@ func TestManifests(t *testing.T) {
 		s.values("a", "")
 	})
 
-	t.Run("Keep", func(t *testing.T) {
+	run("Keep", func(t *testing.T, s *sandbox) {
 		c.put(t, "k.yaml", `
 apiVersion: v1
 kind: ConfigMap
@@ -211,7 +215,7 @@ metadata: {name: kube-public}
 		s.kubectl("-n", "default", "delete", "configmap/k1", "configmap/k3")
 	})
 
-	t.Run("Errors", func(t *testing.T) {
+	run("Errors", func(t *testing.T, s *sandbox) {
 		c.put(t, "bad.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: [\n")
 		c.put(t, "refused.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: refused}\nspec: {ports: [{port: 70000}]}\n")
 		c.put(t, "early.yaml", "apiVersion: example.com/v1\nkind: Gadget\nmetadata: {name: early}\n")
@@ -250,18 +254,19 @@ metadata: {name: kube-public}
 		})
 	})
 
-	t.Run("Restart", func(t *testing.T) {
+	run("Restart", func(t *testing.T, s *sandbox) {
 		c.put(t, "r.yaml", settings("1", "r1", "r2"))
 		c.put(t, "gone.yaml", settings("1", "r3"))
 		s.values("r", "r1=1 r2=1 r3=1")
 		s.allApplied(2)
 		versions := func() string {
-			return s.kubectl("-n", "kube-system", "get", "addons,configmap/coredns,clusterrole/system:coredns,service/kube-dns", "-o",
-				`jsonpath={range .items[*]}{.kind} {.metadata.name} {.metadata.resourceVersion}{"\n"}{end}`)
+			const columns = `jsonpath={range .items[*]}{.kind} {.metadata.name} {.metadata.resourceVersion}{"\n"}{end}`
+			return s.kubectl("-n", "kube-system", "get", "addons", "-o", columns) + "\n" +
+				s.kubectl("-n", "kube-system", "get", "configmap/coredns", "clusterrole/system:coredns", "service/kube-dns", "-o", columns)
 		}
 		before := versions()
 		s.kubectl("-n", "default", "patch", "configmap/r1", "-p", `{"data":{"value":"by hand"}}`)
-		restart()
+		restart(t)
 		s.allApplied(2)
 		time.Sleep(3 * time.Second) // for what should not be written
 		if after := versions(); after != before {
@@ -283,14 +288,14 @@ metadata: {name: kube-public}
 			t.Errorf("a packaged manifest begins with %q", first)
 		}
 		c.put(t, "coredns.yaml", string(packaged)+"\n# edited\n")
-		restart()
+		restart(t)
 		s.values("r", "r1=2")
 		if now, err := os.ReadFile(c.manifestFile("coredns.yaml")); err != nil || string(now) != string(packaged) {
 			t.Errorf("an edit of a packaged manifest survives a restart; error %v", err)
 		}
 
 		s.kubectl("-n", "kube-system", "delete", "service/kube-dns")
-		restart()
+		restart(t)
 		eventually(t, "the deleted Service to come back", func() (bool, string) {
 			out, err := s.try("-n", "kube-system", "get", "service/kube-dns", "-o", "jsonpath={.spec.clusterIP}")
 			return out == "10.43.0.10", fmt.Sprint(out, err)
@@ -299,7 +304,7 @@ metadata: {name: kube-public}
 		s.values("r", "")
 	})
 
-	t.Run("Disable", func(t *testing.T) {
+	run("Disable", func(t *testing.T, s *sandbox) {
 		sources, _ := s.sources()
 		var names []string
 		for _, source := range sources {
@@ -311,7 +316,7 @@ metadata: {name: kube-public}
 			t.Fatalf("the packaged add-ons are %q", names)
 		}
 		held := s.kubectl("-n", "kube-system", "get", "addons", "-o", `jsonpath={range .items[*]}{.metadata.name} {.status.objects}{"\n"}{end}`)
-		restart("--disable=" + strings.Join(names, ","))
+		restart(t, "--disable="+strings.Join(names, ","))
 		eventually(t, "all packaged add-ons to go", func() (bool, string) {
 			out := s.kubectl("-n", "kube-system", "get", "addons,deployments,services", "-o", "name")
 			return out == "", out
@@ -321,9 +326,9 @@ metadata: {name: kube-public}
 				t.Errorf("the file %s stays", source)
 			}
 		}
-		restart("--disable=" + names[0])
+		restart(t, "--disable="+names[0])
 		s.allApplied(len(sources) - 1)
-		restart()
+		restart(t)
 		s.allApplied(len(sources))
 		if now := s.kubectl("-n", "kube-system", "get", "addons", "-o", `jsonpath={range .items[*]}{.metadata.name} {.status.objects}{"\n"}{end}`); now != held {
 			t.Errorf("before the add-ons held\n%s\nand again\n%s", held, now)
@@ -331,7 +336,7 @@ metadata: {name: kube-public}
 		s.kubectl("-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=120s")
 	})
 
-	t.Run("Many", func(t *testing.T) {
+	run("Many", func(t *testing.T, s *sandbox) {
 		const count = 300
 		for i := range count {
 			name := fmt.Sprintf("many/m%03d", i)
@@ -350,14 +355,14 @@ metadata: {name: kube-public}
 			}
 		}
 		begin := time.Now()
-		restart()
+		restart(t)
 		s.allApplied(count, "many.m100")
 		t.Logf("%d files were applied %s after a start", count, time.Since(begin).Round(time.Millisecond))
 		if err := c.server.Kill(); err != nil {
 			t.Fatal(err)
 		}
 		c.unlink(t, "many")
-		restart()
+		restart(t)
 		begin = time.Now()
 		s.values("m", "")
 		t.Logf("they were removed in %s", time.Since(begin).Round(time.Millisecond))
