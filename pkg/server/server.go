@@ -270,6 +270,7 @@ func (s *Server) manifestVariables() map[string]string {
 		"CLUSTER_DNS_LIST": strings.Join(dns, ", "),
 		"CLUSTER_DOMAIN":   s.config.Network.ClusterDomain,
 		"ADDONS_IMAGE":     path.Join(s.config.Images.DefaultRegistry, "kedge.io/addons:"+version.ImageTag()),
+		"DATA_DIR":         s.config.Paths.DataDir,
 	}
 }
 
