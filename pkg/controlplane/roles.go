@@ -19,6 +19,7 @@ import (
 	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"
 
 	"github.com/kedge-k8s/kedge/pkg/join"
+	"github.com/kedge-k8s/kedge/pkg/nodehosts"
 )
 
 // Identities of Kedge's own parts, the subjects of the roles below.
@@ -35,6 +36,8 @@ const (
 	KubeletClientUser = "system:kedge:kube-apiserver"
 	// JoinUser keeps which machine each node's name belongs to, and checks tokens.
 	JoinUser = "system:kedge:join"
+	// NodeHostsUser tells CoreDNS where the nodes are.
+	NodeHostsUser = "system:kedge:node-hosts"
 )
 
 var roles = []rbacv1.ClusterRole{
@@ -63,6 +66,12 @@ var roles = []rbacv1.ClusterRole{
 			{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"get", "list", "watch"}},
 		},
 	},
+	{
+		ObjectMeta: metav1.ObjectMeta{Name: NodeHostsUser},
+		Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list", "watch"}},
+		},
+	},
 }
 
 // namespaceRoles are Kedge's own roles in single namespaces.
@@ -72,15 +81,25 @@ var namespaceRoles = map[string][]rbacv1.Role{
 		Rules: []rbacv1.PolicyRule{
 			{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get", "create", "update", "delete"}},
 		},
+	}, {
+		ObjectMeta: metav1.ObjectMeta{Name: NodeHostsUser, Namespace: metav1.NamespaceSystem},
+		Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{nodehosts.ConfigMap}, Verbs: []string{"create", "patch"}},
+		},
 	}},
 }
 
 var namespaceBindings = map[string][]rbacv1.RoleBinding{
-	metav1.NamespaceSystem: {{
-		ObjectMeta: metav1.ObjectMeta{Name: JoinUser, Namespace: metav1.NamespaceSystem},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: JoinUser},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: JoinUser}},
-	}},
+	metav1.NamespaceSystem: {bindSystem(JoinUser), bindSystem(NodeHostsUser)},
+}
+
+// bindSystem gives a user its own role in the namespace kube-system.
+func bindSystem(user string) rbacv1.RoleBinding {
+	return rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: user, Namespace: metav1.NamespaceSystem},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: user},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
+	}
 }
 
 var bindings = []rbacv1.ClusterRoleBinding{
@@ -90,6 +109,7 @@ var bindings = []rbacv1.ClusterRoleBinding{
 	bind(KubeletClientUser, "system:kubelet-api-admin", rbacv1.UserKind, KubeletClientUser),
 	bind(join.AgentGroup, join.AgentGroup, rbacv1.GroupKind, join.AgentGroup),
 	bind(JoinUser, JoinUser, rbacv1.UserKind, JoinUser),
+	bind(NodeHostsUser, NodeHostsUser, rbacv1.UserKind, NodeHostsUser),
 }
 
 func bind(name, role, kind, subject string) rbacv1.ClusterRoleBinding {

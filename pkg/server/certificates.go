@@ -54,6 +54,7 @@ func (s *Server) identities() map[string]pki.Request {
 		"kube-scheduler":          {CommonName: "system:kube-scheduler"},
 		"kube-proxy":              {CommonName: "system:kube-proxy"},
 		"join":                    {CommonName: controlplane.JoinUser},
+		"node-hosts":              {CommonName: controlplane.NodeHostsUser},
 		"agent":                   {CommonName: join.AgentUser(s.node.Name()), Organization: []string{join.AgentGroup}},
 		"kubelet":                 {CommonName: "system:node:" + s.node.Name(), Organization: []string{"system:nodes"}},
 	}
