@@ -15,7 +15,8 @@ import (
 // addons are the add-ons by name, each the main function of its program: it finds
 // its own name and arguments in os.Args.
 var addons = map[string]func(){
-	"coredns": coreDNS,
+	"coredns":        coreDNS,
+	"metrics-server": metricsServer,
 }
 
 func main() {

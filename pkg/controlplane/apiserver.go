@@ -225,6 +225,11 @@ func (a *APIServer) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	nodeMetrics, err := newNodeMetrics(loopback)
+	if err != nil {
+		return err
+	}
+	server.GenericAPIServer.Handler.NonGoRestfulMux.UnlistedHandlePrefix(nodeMetricsPrefix, nodeMetrics)
 	if a.config.Front != nil {
 		front, err := a.config.Front()
 		if err != nil {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/kedge-k8s/kedge/pkg/join"
 	"github.com/kedge-k8s/kedge/pkg/localpath"
+	"github.com/kedge-k8s/kedge/pkg/nodehosts"
 )
 
 // Identities of Kedge's own parts, the subjects of the roles below.
@@ -40,6 +41,8 @@ const (
 	LocalStorageUser = "system:kedge:local-storage"
 	// ServiceLBUser gives Services the addresses of nodes.
 	ServiceLBUser = "system:kedge:servicelb"
+	// NodeHostsUser tells CoreDNS where the nodes are.
+	NodeHostsUser = "system:kedge:node-hosts"
 )
 
 var roles = []rbacv1.ClusterRole{
@@ -88,6 +91,12 @@ var roles = []rbacv1.ClusterRole{
 			{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create", "patch", "update"}},
 		},
 	},
+	{
+		ObjectMeta: metav1.ObjectMeta{Name: NodeHostsUser},
+		Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list", "watch"}},
+		},
+	},
 }
 
 // namespaceRoles are Kedge's own roles in single namespaces.
@@ -109,6 +118,11 @@ var namespaceRoles = map[string][]rbacv1.Role{
 		Rules: []rbacv1.PolicyRule{
 			{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{localpath.ConfigMapName}, Verbs: []string{"get"}},
 		},
+	}, {
+		ObjectMeta: metav1.ObjectMeta{Name: NodeHostsUser, Namespace: metav1.NamespaceSystem},
+		Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{nodehosts.ConfigMap}, Verbs: []string{"create", "patch"}},
+		},
 	}},
 }
 
@@ -116,6 +130,7 @@ var namespaceBindings = map[string][]rbacv1.RoleBinding{
 	metav1.NamespaceSystem: {
 		bindSystem(JoinUser, rbacv1.UserKind),
 		bindSystem(LocalStorageUser, rbacv1.UserKind),
+		bindSystem(NodeHostsUser, rbacv1.UserKind),
 		bindSystem(join.AgentGroup, rbacv1.GroupKind),
 	},
 }
@@ -138,6 +153,7 @@ var bindings = []rbacv1.ClusterRoleBinding{
 	bind(JoinUser, JoinUser, rbacv1.UserKind, JoinUser),
 	bind(LocalStorageUser, LocalStorageUser, rbacv1.UserKind, LocalStorageUser),
 	bind(ServiceLBUser, ServiceLBUser, rbacv1.UserKind, ServiceLBUser),
+	bind(NodeHostsUser, NodeHostsUser, rbacv1.UserKind, NodeHostsUser),
 }
 
 func bind(name, role, kind, subject string) rbacv1.ClusterRoleBinding {

@@ -29,6 +29,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/datastore"
 	"github.com/kedge-k8s/kedge/pkg/join"
 	"github.com/kedge-k8s/kedge/pkg/localpath"
+	"github.com/kedge-k8s/kedge/pkg/nodehosts"
 	"github.com/kedge-k8s/kedge/pkg/pki"
 	"github.com/kedge-k8s/kedge/pkg/tunnel"
 	"github.com/kedge-k8s/kedge/pkg/version"
@@ -179,6 +180,9 @@ func (s *Server) components() ([]component.Component, error) {
 			Kubeconfig: s.layout.Kubeconfig("addons"),
 			Log:        s.log,
 		}),
+	}
+	if !slices.Contains(c.AddOns.Disabled, "coredns") {
+		components = append(components, nodehosts.NewController(s.layout.Kubeconfig("node-hosts"), s.log))
 	}
 	if !c.ControlPlane.DisableScheduler {
 		scheduler, err := controlplane.NewScheduler(controlplane.SchedulerConfig{

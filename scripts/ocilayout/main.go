@@ -135,6 +135,7 @@ func (in input) images() ([]image, error) {
 			files: []file{
 				{name: "addons", mode: 0o755, content: read[in.addons]},
 				{name: "coredns", link: "/addons"},
+				{name: "metrics-server", link: "/addons"},
 				{name: "etc/", mode: 0o755},
 				{name: "etc/group", mode: 0o644, content: []byte("root:x:0:\nnonroot:x:65532:\n")},
 				{name: "etc/passwd", mode: 0o644, content: []byte("root:x:0:0:root:/:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/sbin/nologin\n")},

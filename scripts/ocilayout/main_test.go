@@ -156,6 +156,7 @@ func TestLayout(t *testing.T) {
 		{"kedge.io/addons:v1.2.3-kedge4", "65532:65532", "/addons", []string{
 			"0 755 addons 160000",
 			"2 777 coredns 0 -> /addons",
+			"2 777 metrics-server 0 -> /addons",
 			"5 755 etc/ 0",
 			"0 644 etc/group 27",
 			"0 644 etc/passwd 78",

@@ -22,7 +22,7 @@ import (
 // wholeGroups are measured in the life of one cluster, and stockGroups on both
 // sides.
 var (
-	wholeGroups = []string{"start", "idle", "api", "pods", "restart"}
+	wholeGroups = []string{"start", "idle", "dns", "api", "pods", "restart"}
 	stockGroups = append([]string{"agent"}, wholeGroups...)
 )
 
@@ -224,6 +224,11 @@ func (r *run) whole(ctx context.Context) error {
 	if b.wants("idle") {
 		if err := r.measureIdle(ctx); err != nil {
 			return fmt.Errorf("idle: %w", err)
+		}
+	}
+	if b.wants("dns") {
+		if err := r.step(ctx, "dns", r.measureDNS); err != nil {
+			return err
 		}
 	}
 	if b.wants("api") {

@@ -68,6 +68,16 @@ func metrics(nodes []int) []metric {
 		{"size", "size", "size of the file", "MB", 1, goal{limit: 95}},
 	}
 	var api []metric
+	for _, p := range dnsPercentiles {
+		m := metric{
+			Key: dnsKey(p), Group: "dns",
+			Name: fmt.Sprintf("DNS at %d queries/s, p%d", dnsLoad.Rate, p), Unit: "ms", digits: 2,
+		}
+		if p == 99 {
+			m.goal = goal{limit: 5}
+		}
+		api = append(api, m)
+	}
 	for _, workers := range apiWorkers {
 		for _, operation := range apiOperations {
 			for _, percentile := range apiPercentiles {

@@ -13,6 +13,7 @@ func TestCluster(t *testing.T) {
 		run  func(*sandbox)
 	}{
 		// what takes longest begins first
+		{"Autoscaling", testAutoscaling},
 		{"CronJob", testCronJob},
 		{"LivenessProbe", testLivenessProbe},
 		{"NamespaceDeletion", testNamespaceDeletion},
@@ -35,6 +36,7 @@ func TestCluster(t *testing.T) {
 		{"Job", testJob},
 		{"Limits", testLimits},
 		{"Logs", testLogs},
+		{"Metrics", testMetrics},
 		{"NodePort", testNodePort},
 		{"OutOfCluster", testOutOfCluster},
 		{"PodAccessToAPI", testPodAccessToAPI},

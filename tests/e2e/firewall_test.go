@@ -85,6 +85,8 @@ spec: {selector: {app: web}, ports: [{port: 80}]}
 		out, err := s.try("get", "--raw", "/api/v1/namespaces/"+s.namespace+"/pods/web:80/proxy/hostname")
 		return err == nil && out == "web", fmt.Sprint(out, err)
 	})
+	s.top("agent-1"+inUseOfNode, "node", "agent-1")
+	s.top("web"+inUse, "pod", "web")
 	// From the server's pods, by the name of the Service, over vxlan.
 	s.apply(`
 apiVersion: v1
