@@ -476,7 +476,7 @@ func argOption(component string, field func(*Server) *[]Arg) Option {
 }
 
 // addOnNames are the packaged add-ons that can be disabled.
-func addOnNames() []string { return []string{"coredns", "runtimes"} }
+func addOnNames() []string { return []string{"coredns", "gateway-api", "ingress", "runtimes"} }
 
 func snapshotters() []string { return []string{"overlayfs", "native"} }
 
