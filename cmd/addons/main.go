@@ -10,12 +10,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/kedge-k8s/kedge/cmd/addons/ingress"
 )
 
 // addons are the add-ons by name, each the main function of its program: it finds
 // its own name and arguments in os.Args.
 var addons = map[string]func(){
 	"coredns":        coreDNS,
+	"ingress":        ingress.Main,
 	"metrics-server": metricsServer,
 }
 
