@@ -25,6 +25,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/controlplane"
 	"github.com/kedge-k8s/kedge/pkg/datadir"
 	"github.com/kedge-k8s/kedge/pkg/datastore"
+	"github.com/kedge-k8s/kedge/pkg/helm"
 	"github.com/kedge-k8s/kedge/pkg/join"
 	"github.com/kedge-k8s/kedge/pkg/pki"
 	"github.com/kedge-k8s/kedge/pkg/tunnel"
@@ -170,6 +171,13 @@ func (s *Server) components() ([]component.Component, error) {
 			Kubeconfig: s.layout.Kubeconfig("addons"),
 			Log:        s.log,
 		}),
+	}
+	if !c.AddOns.DisableHelm {
+		components = append(components, helm.New(helm.Config{
+			Kubeconfig: s.layout.Kubeconfig("helm"),
+			StaticDir:  c.Paths.Static(),
+			Log:        s.log,
+		}))
 	}
 	if !c.ControlPlane.DisableScheduler {
 		scheduler, err := controlplane.NewScheduler(controlplane.SchedulerConfig{
