@@ -125,6 +125,7 @@ type ControlPlane struct {
 // AddOns says which packaged add-ons are deployed, and how.
 type AddOns struct {
 	Disabled         []string
+	DisableHelm      bool   // leave HelmChart objects alone
 	LocalStoragePath string // directory of the volumes of class local-path
 }
 

@@ -354,6 +354,11 @@ func clusterOptions() []Option {
 			bind: one(parseRegistry, func(s *Server) *string { return &s.Images.DefaultRegistry }),
 		},
 		{
+			Name: "disable-helm-controller", Kind: Bool, Category: categoryComponents,
+			Help: "Do not install the charts of HelmChart objects; what is installed stays",
+			bind: one(parseBool, func(s *Server) *bool { return &s.AddOns.DisableHelm }),
+		},
+		{
 			Name: "default-local-storage-path", Category: categoryComponents,
 			Help: "Keep the volumes of storage class local-path in this `DIRECTORY` (default: storage in data-dir)",
 			bind: one(parsePath, func(s *Server) *string { return &s.AddOns.LocalStoragePath }),

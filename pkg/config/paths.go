@@ -47,6 +47,10 @@ func (p Paths) NodeToken() string { return filepath.Join(p.Server(), "node-token
 // Manifests is the directory whose YAML files are applied to the cluster.
 func (p Paths) Manifests() string { return filepath.Join(p.Server(), "manifests") }
 
+// Static is the directory of files that Helm charts are taken from by the URL
+// https://%{KUBERNETES_API}%/static/.
+func (p Paths) Static() string { return filepath.Join(p.Server(), "static") }
+
 // Agent is the directory of what every node keeps.
 func (p Paths) Agent() string { return filepath.Join(p.DataDir, "agent") }
 

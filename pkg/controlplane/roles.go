@@ -33,6 +33,8 @@ const (
 	AddonsUser = "system:kedge:addons"
 	// CloudControllerUser initializes nodes.
 	CloudControllerUser = "system:kedge:cloud-controller"
+	// HelmUser installs Helm charts, which may hold any kind.
+	HelmUser = "system:kedge:helm"
 	// KubeletClientUser is the apiserver towards the kubelets.
 	KubeletClientUser = "system:kedge:kube-apiserver"
 	// JoinUser keeps which machine each node's name belongs to, and checks tokens.
@@ -148,6 +150,7 @@ var bindings = []rbacv1.ClusterRoleBinding{
 	bind(AdminGroup, "cluster-admin", rbacv1.GroupKind, AdminGroup),
 	bind(AddonsUser, "cluster-admin", rbacv1.UserKind, AddonsUser),
 	bind(CloudControllerUser, CloudControllerUser, rbacv1.UserKind, CloudControllerUser),
+	bind(HelmUser, "cluster-admin", rbacv1.UserKind, HelmUser),
 	bind(KubeletClientUser, "system:kubelet-api-admin", rbacv1.UserKind, KubeletClientUser),
 	bind(join.AgentGroup, join.AgentGroup, rbacv1.GroupKind, join.AgentGroup),
 	bind(JoinUser, JoinUser, rbacv1.UserKind, JoinUser),

@@ -1,12 +1,8 @@
-// Package helm installs Helm charts that HelmChart objects ask for.
+// Package helm installs the Helm charts that HelmChart objects ask for, in the
+// process of the server.
+//
+// A Controller watches HelmCharts and HelmChartConfigs. What an object asks for
+// becomes a request: where the chart is, the values, and a hash of both. The
+// hash is kept in a label of the release, so that a release that is as wanted
+// costs one list of metadata, and Helm's own clients are made only for work.
 package helm
-
-import (
-	_ "helm.sh/helm/v4/pkg/action"
-	_ "helm.sh/helm/v4/pkg/chart/loader"
-	_ "helm.sh/helm/v4/pkg/cli"
-	_ "helm.sh/helm/v4/pkg/cmd"
-	_ "helm.sh/helm/v4/pkg/getter"
-	_ "helm.sh/helm/v4/pkg/registry"
-	_ "helm.sh/helm/v4/pkg/storage/driver"
-)

@@ -51,6 +51,7 @@ func (s *Server) identities() map[string]pki.Request {
 		"admin":                   {CommonName: "kedge:admin", Organization: []string{controlplane.AdminGroup}},
 		"addons":                  {CommonName: controlplane.AddonsUser},
 		"cloud-controller":        {CommonName: controlplane.CloudControllerUser},
+		"helm":                    {CommonName: controlplane.HelmUser},
 		"kube-controller-manager": {CommonName: "system:kube-controller-manager"},
 		"kube-scheduler":          {CommonName: "system:kube-scheduler"},
 		"kube-proxy":              {CommonName: "system:kube-proxy"},

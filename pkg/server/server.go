@@ -27,6 +27,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/controlplane"
 	"github.com/kedge-k8s/kedge/pkg/datadir"
 	"github.com/kedge-k8s/kedge/pkg/datastore"
+	"github.com/kedge-k8s/kedge/pkg/helm"
 	"github.com/kedge-k8s/kedge/pkg/join"
 	"github.com/kedge-k8s/kedge/pkg/localpath"
 	"github.com/kedge-k8s/kedge/pkg/nodehosts"
@@ -183,6 +184,13 @@ func (s *Server) components() ([]component.Component, error) {
 	}
 	if !slices.Contains(c.AddOns.Disabled, "coredns") {
 		components = append(components, nodehosts.NewController(s.layout.Kubeconfig("node-hosts"), s.log))
+	}
+	if !c.AddOns.DisableHelm {
+		components = append(components, helm.New(helm.Config{
+			Kubeconfig: s.layout.Kubeconfig("helm"),
+			StaticDir:  c.Paths.Static(),
+			Log:        s.log,
+		}))
 	}
 	if !c.ControlPlane.DisableScheduler {
 		scheduler, err := controlplane.NewScheduler(controlplane.SchedulerConfig{
