@@ -229,21 +229,29 @@ func (c *controller) adopt(addons []*Addon) {
 			}
 		}
 	}
-	// A disabled file lies there until what it held is gone. Without an Addon, it
-	// says itself what that is.
+	// A disabled file lies there until what it held is gone. It says more than an
+	// Addon that a power cut kept from being written.
 	for name := range c.packaged.disabled {
 		id := addonName(name)
 		content, err := read(filepath.Join(c.dir, name))
-		if c.state.addons[id] != nil || err != nil || !c.packaged.owns(name, content) {
+		if err != nil || !c.packaged.owns(name, content) {
 			continue
 		}
-		a := newAddon(id, name)
-		if objects, err := parse(content); err == nil {
-			for _, object := range objects {
-				a.Status.Objects = append(a.Status.Objects, refOf(object))
+		objects, err := parse(content)
+		if err != nil {
+			continue // edited; the Addon has to do
+		}
+		a := c.state.addons[id]
+		if a == nil {
+			a = newAddon(id, name)
+			c.state.addons[id] = a
+		}
+		known := keys(a.Status.Objects)
+		for _, object := range objects {
+			if ref := refOf(object); !known[ref.key()] {
+				a.Status.Objects = append(a.Status.Objects, ref)
 			}
 		}
-		c.state.addons[id] = a
 	}
 }
 
@@ -691,6 +699,9 @@ func (c *controller) write(ctx context.Context, was, a *Addon) error {
 func (c *controller) save(ctx context.Context, a *Addon) (*Addon, error) {
 	saved, err := c.cluster.save(ctx, a)
 	if err != nil {
+		if ctx.Err() == nil {
+			c.log.Warn("what has become of a manifest can't be written down; this is tried again", "file", a.Spec.Source, "err", err)
+		}
 		return nil, err
 	}
 	c.mu.Lock()

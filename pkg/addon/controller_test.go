@@ -359,12 +359,21 @@ func TestPackaged(t *testing.T) {
 // Whatever the Addons have lost, a disabled add-on goes.
 func TestDisabledWithoutAddon(t *testing.T) {
 	t.Parallel()
-	c, f := newFakeCluster(), newFolder(t)
-	p := &packaged{files: map[string][]byte{"dns.yaml": []byte(firstLine + configMap("d"))}, disabled: map[string]bool{"dns.yaml": true}}
-	f.put("dns.yaml", string(p.files["dns.yaml"]))
-	c.objects["d"] = "dns"
-	run(t, c, f, p)
-	c.is(t, "disabled", "", "")
+	for name, held := range map[string]string{"no Addon": "", "an older Addon": "d1"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c, f := newFakeCluster(), newFolder(t)
+			p := &packaged{files: map[string][]byte{"dns.yaml": nil}, disabled: map[string]bool{"dns.yaml": true}}
+			f.put("dns.yaml", firstLine+configMap("d1", "d2"))
+			c.objects["d1"], c.objects["d2"], c.objects["other"] = "dns", "dns", "other"
+			if held != "" {
+				c.addons["dns"] = newAddon("dns", "dns.yaml")
+				c.addons["dns"].hold(refs(held), 1)
+			}
+			run(t, c, f, p)
+			c.is(t, "disabled", "other=other", "")
+		})
+	}
 }
 
 func TestManyFiles(t *testing.T) {
