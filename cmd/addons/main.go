@@ -26,6 +26,7 @@ func main() {
 		os.Exit(2)
 	}
 	os.Args = args
+	go settle()
 	addons[name]()
 }
 
