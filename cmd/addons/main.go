@@ -29,6 +29,7 @@ func main() {
 		os.Exit(2)
 	}
 	os.Args = args
+	go settle()
 	addons[name]()
 }
 

@@ -1,9 +1,12 @@
 package controlplane
 
 import (
+	"context"
+	"fmt"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/rest"
@@ -18,6 +21,12 @@ import (
 // the right to run commands in every pod. The metrics-server asks here.
 const nodeMetricsPrefix = "/kedge/nodes/"
 
+// nodeMetricsLimit is how long a kubelet may take. It is below what the
+// metrics-server waits: the apiserver complains of clients that give up.
+const nodeMetricsLimit = 6 * time.Second
+
+var errNoAnswer = fmt.Errorf("no answer within %s", nodeMetricsLimit)
+
 // newNodeMetrics makes the handler, which asks with the apiserver's own rights.
 func newNodeMetrics(loopback *rest.Config) (http.Handler, error) {
 	apiserver, err := url.Parse(loopback.Host + "/")
@@ -30,6 +39,9 @@ func newNodeMetrics(loopback *rest.Config) (http.Handler, error) {
 	}
 	proxy := &httputil.ReverseProxy{
 		Transport: transport,
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			http.Error(w, "ask node "+r.PathValue("node")+" for its metrics: "+err.Error(), http.StatusGatewayTimeout)
+		},
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL = apiserver.JoinPath("/api/v1/nodes", r.In.PathValue("node"), "proxy/metrics/resource")
 			r.Out.Host = ""
@@ -43,7 +55,9 @@ func newNodeMetrics(loopback *rest.Config) (http.Handler, error) {
 			http.NotFound(w, r)
 			return
 		}
-		proxy.ServeHTTP(w, r)
+		ctx, cancel := context.WithTimeoutCause(r.Context(), nodeMetricsLimit, errNoAnswer)
+		defer cancel()
+		proxy.ServeHTTP(w, r.WithContext(ctx))
 	})
 	return mux, nil
 }

@@ -211,9 +211,17 @@ func (r *run) newHost(name string) (*testbed.Host, error) {
 	return host, err
 }
 
+// compare leaves what the stock stack hasn't got out of Kedge.
+func (r *run) compare() {
+	if k, ok := r.side.(*kedge); ok {
+		k.args = append(k.args, dnsOnly...)
+	}
+}
+
 // whole measures all that one cluster can be asked in its life.
 func (r *run) whole(ctx context.Context) error {
 	b := r.bench
+	r.compare()
 	if err := r.step(ctx, "prepare", r.side.Prepare); err != nil {
 		return err
 	}

@@ -5,7 +5,8 @@
 // What both sides share: containerd's runtime, shim and network plugins, the nft
 // program, the images, kube-proxy's mode, CoreDNS's manifest, the kubelet's cgroup
 // settings, the disk, and programs that are in the page cache. Importing the
-// images and deploying CoreDNS is part of both starts. What helps the stock stack:
+// images and deploying CoreDNS is part of both starts; Kedge's other add-ons only
+// take part in its first start from the bare file. What helps the stock stack:
 // its certificates, its configuration and that of the pod network are there before
 // it starts, and the kubelet begins the moment containerd serves. In all else it
 // has kubeadm's flags and upstream's defaults.

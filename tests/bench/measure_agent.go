@@ -11,6 +11,7 @@ import (
 
 // agent measures a second node, on a host of its own.
 func (r *run) agent(ctx context.Context) error {
+	r.compare()
 	if err := r.step(ctx, "prepare", r.side.Prepare); err != nil {
 		return err
 	}

@@ -67,7 +67,7 @@ func metrics(nodes []int) []metric {
 		{"agent-writes", "agent", "agent: writes, idle", "kB/s", 1, goal{}},
 		{"size", "size", "size of the file", "MB", 1, goal{limit: 95}},
 	}
-	var api []metric
+	var load []metric
 	for _, p := range dnsPercentiles {
 		m := metric{
 			Key: dnsKey(p), Group: "dns",
@@ -76,12 +76,12 @@ func metrics(nodes []int) []metric {
 		if p == 99 {
 			m.goal = goal{limit: 5}
 		}
-		api = append(api, m)
+		load = append(load, m)
 	}
 	for _, workers := range apiWorkers {
 		for _, operation := range apiOperations {
 			for _, percentile := range apiPercentiles {
-				api = append(api, metric{
+				load = append(load, metric{
 					Key: apiKey(operation, workers, percentile), Group: "api",
 					Name: fmt.Sprintf("API %s, %s, p%d", operation, plural(workers, "client"), percentile), Unit: "ms", digits: 2,
 				})
@@ -89,7 +89,7 @@ func metrics(nodes []int) []metric {
 		}
 	}
 	before := slices.IndexFunc(all, func(m metric) bool { return m.Group == "pods" })
-	return append(slices.Insert(all, before, api...), scaleMetrics(nodes)...)
+	return append(slices.Insert(all, before, load...), scaleMetrics(nodes)...)
 }
 
 func plural(n int, what string) string {

@@ -70,6 +70,10 @@ func copyBetween(from *testbed.Host, source string, to *testbed.Host, target str
 	return os.WriteFile(path, content, 0o600)
 }
 
+// dnsOnly are the arguments of a server that brings no more than what the stock
+// stack is given: DNS.
+var dnsOnly = []string{"--disable=metrics-server"}
+
 func (k *kedge) Start() (err error) {
 	args := []string{"server"}
 	if k.server != nil {

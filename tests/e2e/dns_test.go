@@ -134,9 +134,23 @@ status: {addresses: [{type: InternalIP, address: 192.0.2.10}, {type: Hostname, a
 	s.resolves(configLimit, "www.other.test", "192.0.2.9")
 	s.resolves(configLimit, "passing", "192.0.2.10")
 	s.shell("client")
-	for name, want := range map[string]string{"node": c.node.Address.String(), "www.example.test": "192.0.2.7", "www.mine.test": "192.0.2.8"} {
-		if out, err := s.in("client", "nslookup "+name); err != nil || !strings.Contains(out, want) {
+	for name, want := range map[string]string{"www.example.test": "192.0.2.7", "www.mine.test": "192.0.2.8"} {
+		if out, err := s.in("client", "nslookup -type=a "+name); err != nil || !strings.Contains(out, want) {
 			t.Errorf("a pod finds %s as %s, error %v; want %s", name, out, err, want)
+		}
+	}
+	s.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: connect}
+spec:
+	restartPolicy: OnFailure
+	containers: [{name: main, image: AGNHOST, args: [connect, --timeout=5s, "node:10250"]}]
+`)
+	s.wait("jsonpath={.status.phase}=Succeeded", "pod/connect")
+	for line := range strings.Lines(c.server.Log()) {
+		if strings.Contains(line, "/kedge/nodes/passing") {
+			t.Errorf("a node that does not answer makes the server log: %s", line)
 		}
 	}
 	s.kubectl("delete", "node/passing")

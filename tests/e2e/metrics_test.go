@@ -32,16 +32,16 @@ func testMetrics(s *sandbox) {
 	s.top(s.node.Name+inUseOfNode, "nodes")
 	s.top(`kube-system +metrics-server-\S+`+inUse, "pods", "--all-namespaces")
 	s.shell("lasting")
-	s.top("lasting +main"+inUse, "pods", "--containers")
+	s.top(`lasting +main +\d+m +\d+Mi`, "pods", "--containers")
 
 	for verb, want := range map[string]string{"get": "yes", "create": "no"} {
 		// kubectl tells a no by its code as well.
 		out, _ := s.try("auth", "can-i", verb, "/kedge/nodes/"+s.node.Name+"/metrics/resource", "--as=system:serviceaccount:kube-system:metrics-server")
 		s.check("whether the metrics-server may "+verb+" nodes' metrics", out, want)
 	}
-	for _, what := range []string{"nodes/proxy", "nodes/metrics", "pods/exec"} {
-		out, _ := s.try("auth", "can-i", "get", what, "--as=system:serviceaccount:kube-system:metrics-server")
-		s.check("whether the metrics-server may get "+what, out, "no")
+	for _, sub := range []string{"proxy", "metrics", "stats"} {
+		out, _ := s.try("auth", "can-i", "get", "nodes", "--subresource="+sub, "--as=system:serviceaccount:kube-system:metrics-server")
+		s.check("whether the metrics-server may get nodes' "+sub, out, "no")
 	}
 	url := "https://" + s.node.Address.String() + ":6443/kedge/nodes/" + s.node.Name + "/metrics/resource"
 	s.check("a stranger who asks for a node's metrics", anonymous(s, url), "401")
@@ -87,7 +87,7 @@ spec:
 	containers:
 	- name: main
 	  image: BUSYBOX
-	  command: [sh, -c, "while true; do wget -q -T 2 -O /dev/null http://$WEB_SERVICE_HOST/hostname; done"]
+	  command: [sh, -c, "while true; do timeout 5 wget -q -O /dev/null http://$WEB_SERVICE_HOST/hostname; done"]
 	  resources: {limits: {cpu: 200m}}
 `)
 	replicas := func(want string) {
