@@ -157,6 +157,9 @@ func (p *Provisioner) ensureConfig(ctx context.Context) error {
 // ReadConfig reads where volumes lie.
 func ReadConfig(ctx context.Context, client kubernetes.Interface) (Config, error) {
 	configMap, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, ConfigMapName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return Config{}, fmt.Errorf("%w: a server makes it again at its next start", err)
+	}
 	if err != nil {
 		return Config{}, err
 	}

@@ -42,6 +42,7 @@ func TestStorage(t *testing.T) {
 		{"paths", testVolumePaths},
 		{"links", testLinksInVolume},
 		{"refused", testRefusedClaims},
+		{"interrupted", func(v *volumes) { testInterruptedRemoval(v, f) }},
 		{"disconnected", func(v *volumes) { testDisconnectedNode(v, f) }},
 		{"deleted node", func(v *volumes) { testDeletedNode(v, f) }},
 	} {
@@ -446,6 +447,33 @@ volumeBindingMode: Immediate
 		v.t.Logf("a larger size is refused: %v", err)
 	}
 	v.drop("small", "small")
+}
+
+// testInterruptedRemoval kills the agent while it removes a large volume.
+func testInterruptedRemoval(v *volumes, f *fleet) {
+	v.claim("large")
+	v.pod("large", "agent-1", "large")
+	name, path := v.volume("large")
+	v.run("large", "mkdir /data/a && cd /data/a && seq 1 60000 | xargs touch")
+	v.kubectl("delete", "pod", "large")
+	v.kubectl("delete", "pvc", "large", "--wait=false")
+	attic := v.hosts["agent-1"].Path(filepath.Join(filepath.Dir(path), ".kedge-removed"))
+	for deadline := time.Now().Add(limit); ; time.Sleep(time.Millisecond) {
+		if entries, err := os.ReadDir(attic); err == nil && len(entries) > 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			v.t.Fatalf("the volume is not removed after %s", limit)
+		}
+	}
+	if err := f.agents[0].process.Kill(); err != nil {
+		v.t.Fatal(err)
+	}
+	if entries, err := os.ReadDir(attic); err != nil || len(entries) == 0 {
+		v.t.Errorf("the removal was faster than the kill: %v, %v", entries, err)
+	}
+	f.join(v.t, f.agents[0])
+	v.gone("agent-1", name, path)
 }
 
 // testDisconnectedNode makes and deletes claims on a node whose agent is stopped.
