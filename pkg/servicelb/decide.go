@@ -319,7 +319,7 @@ func (d *decision) asked(n *corev1.Node, ports []Port, problems *problems) (answ
 		}
 		if used {
 			free = false
-			problems.addAt(n.Name, ReasonHostPort, fmt.Sprintf("port %s is used by %s on node ", p, by), ", whose addresses are not given: stop that program, or choose another port")
+			problems.addAt(n.Name, ReasonHostPort, fmt.Sprintf("port %s is used by %s on node ", p, by), ", whose addresses are not given: stop it there, or choose another port")
 		}
 	}
 	return answered, free

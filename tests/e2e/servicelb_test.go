@@ -159,6 +159,7 @@ func TestServiceLB(t *testing.T) {
 		{"SourceRanges", testLBSourceRanges},
 		{"OwnPorts", testLBOwnPorts},
 		{"HostPorts", testLBHostPorts},
+		{"HostPortPod", testLBHostPortPod},
 		{"TwoServices", testLBTwoServices},
 		{"Class", testLBClass},
 		{"TypeChange", testLBTypeChange},
@@ -274,6 +275,25 @@ func testLBHostPorts(f *lbFleet) {
 	if out, err := answer(f.t.Context(), f.outside, f.four(f.agent.host), "8005", "hostname"); err != nil || out != "agent-1" {
 		f.t.Errorf("the program on the agent's host answers %q, error %v", out, err)
 	}
+}
+
+// testLBHostPortPod has a pod with the port on one node.
+func testLBHostPortPod(f *lbFleet) {
+	f.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: holder}
+spec:
+	nodeName: agent-1
+	terminationGracePeriodSeconds: 0
+	containers: [{name: main, image: AGNHOST, args: [netexec, --http-port=80], ports: [{containerPort: 80, hostPort: 8012}]}]
+`)
+	f.wait("condition=Ready", "pod/holder")
+	f.service("held", "ports: [{port: 8012, targetPort: 8080}]")
+	f.given("held", f.four(f.fleet.node))
+	f.warned("held", "PortUsedOnNode", "port 8012/TCP is used by pod "+f.namespace+"/holder on node agent-1")
+	f.kubectl("delete", "pod/holder")
+	f.given("held", f.four(f.fleet.node), f.four(f.agent.host))
 }
 
 func testLBTwoServices(f *lbFleet) {
