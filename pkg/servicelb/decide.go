@@ -240,6 +240,11 @@ func (d *decision) wanted(s *corev1.Service, nodes []*corev1.Node, problems *pro
 		})
 		if has && slices.Contains(s.Spec.IPFamilies, familyOf(asked)) {
 			only[n.Name] = []address{{Addr: asked}}
+			if slices.Contains(d.reports[n.Name].Elsewhere, asked) {
+				for _, a := range typedAddresses(n, corev1.NodeInternalIP, familyOf(asked)) {
+					only[n.Name] = append(only[n.Name], address{Addr: a, second: true})
+				}
+			}
 		}
 	}
 	if err != nil || len(only) == 0 {

@@ -307,6 +307,10 @@ func TestDecide(t *testing.T) {
 			want: map[string]string{"web": "192.0.2.2 waits for b",
 				"late": "waits for b PortTaken: port 80/TCP of 192.0.2.2 belongs to Service default/web: choose another port, or delete that Service"}},
 
+		{name: "an address that is asked for and that a router has",
+			nodes:    nodeList{node("a", "192.0.2.1", external("203.0.113.9"), saying(`{"free":["80/TCP"],"elsewhere":["203.0.113.9"]}`)), b},
+			services: serviceList{service("one", 0, "80/TCP", asking("203.0.113.9"))},
+			want:     map[string]string{"one": "203.0.113.9 192.0.2.1"}},
 		{name: "an address that is asked for", nodes: nodeList{node("a", "192.0.2.1", external("203.0.113.9")), b},
 			services: serviceList{
 				service("one", 0, "80/TCP", asking("192.0.2.2")), service("two", 1, "80/TCP", asking("192.0.2.1")),
