@@ -82,10 +82,10 @@ func (c *Controller) Run(ctx context.Context) error {
 	c.recorder = events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kedge-servicelb"})
 
 	core := c.informer.Core().V1()
-	if err := c.follow(core.Services().Informer(), func(any, any) bool { return true }); err != nil {
+	if err := follow(core.Services().Informer(), c.signal, func(any, any) bool { return true }); err != nil {
 		return err
 	}
-	if err := c.follow(core.Nodes().Informer(), nodeChanged); err != nil {
+	if err := follow(core.Nodes().Informer(), c.signal, nodeChanged); err != nil {
 		return err
 	}
 	c.informer.Start(ctx.Done())
@@ -124,15 +124,15 @@ func (c *Controller) Run(ctx context.Context) error {
 }
 
 // follow makes each change that matters a reason to look.
-func (c *Controller) follow(informer cache.SharedIndexInformer, matters func(old, now any) bool) error {
+func follow(informer cache.SharedIndexInformer, signal func(), matters func(old, now any) bool) error {
 	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { c.signal() },
+		AddFunc: func(any) { signal() },
 		UpdateFunc: func(old, now any) {
 			if matters(old, now) {
-				c.signal()
+				signal()
 			}
 		},
-		DeleteFunc: func(any) { c.signal() },
+		DeleteFunc: func(any) { signal() },
 	})
 	return err
 }
@@ -206,7 +206,7 @@ func (c *Controller) followSlices(ctx context.Context) error {
 	if c.slices == nil {
 		c.slices = informers.NewSharedInformerFactoryWithOptions(c.options.Client, 0, informers.WithTransform(strip))
 		informer := c.slices.Discovery().V1().EndpointSlices().Informer()
-		if err := c.follow(informer, nodesChanged); err != nil {
+		if err := follow(informer, c.signal, nodesChanged); err != nil {
 			return err
 		}
 		c.slices.Start(ctx.Done())

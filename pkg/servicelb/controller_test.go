@@ -185,10 +185,26 @@ func (made) Addresses() ([]netip.Addr, error) {
 	return []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("192.0.2.1")}, nil
 }
 
+// pod makes one with host ports such as 80/TCP or 192.0.2.1:80/TCP.
+func pod(name string, ports ...string) *corev1.Pod {
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}}
+	for _, text := range ports {
+		ip, number, found := strings.Cut(text, ":")
+		if !found {
+			ip, number = "", text
+		}
+		host := port(number)
+		p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Ports: []corev1.ContainerPort{
+			{ContainerPort: 1}, {HostIP: ip, HostPort: int32(host.Number), Protocol: host.Protocol},
+		}})
+	}
+	return p
+}
+
 func TestReporter(t *testing.T) {
 	client := fake.NewClientset(
-		node("a", "192.0.2.1", saying("old")),
-		service("ssh", 0, "22/TCP 80/TCP"), service("web", 0, "80/TCP"), service("other", 0, "443/TCP", class("example.com/lb")),
+		node("a", "192.0.2.1", saying("old")), pod("exporter", "9100/TCP", "127.0.0.1:443/TCP", "192.0.2.1:53/UDP"),
+		service("ssh", 0, "22/TCP 80/TCP"), service("metrics", 0, "53/UDP 443/TCP 9100/TCP"), service("web", 0, "80/TCP"), service("other", 0, "443/TCP", class("example.com/lb")),
 	)
 	r := &Reporter{Client: client, Node: "a", Machine: made{}, External: []netip.Addr{netip.MustParseAddr("203.0.113.9")}, Log: slog.New(slog.DiscardHandler)}
 	background(t, r.Run)
@@ -199,8 +215,9 @@ func TestReporter(t *testing.T) {
 		}
 		return n.Annotations[ReportAnnotation]
 	}
-	eventually(t, "the report", said, `{"free":["80/TCP"],"used":{"22/TCP":"sshd"},"elsewhere":["203.0.113.9"]}`)
-	for _, name := range []string{"ssh", "web"} {
+	eventually(t, "the report", said, `{"free":["80/TCP","443/TCP"],`+
+		`"used":{"22/TCP":"sshd","53/UDP":"pod default/exporter","9100/TCP":"pod default/exporter"},"elsewhere":["203.0.113.9"]}`)
+	for _, name := range []string{"ssh", "metrics", "web"} {
 		if err := client.CoreV1().Services("default").Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}

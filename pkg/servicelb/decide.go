@@ -240,6 +240,11 @@ func (d *decision) wanted(s *corev1.Service, nodes []*corev1.Node, problems *pro
 		})
 		if has && slices.Contains(s.Spec.IPFamilies, familyOf(asked)) {
 			only[n.Name] = []address{{Addr: asked}}
+			if slices.Contains(d.reports[n.Name].Elsewhere, asked) {
+				for _, a := range typedAddresses(n, corev1.NodeInternalIP, familyOf(asked)) {
+					only[n.Name] = append(only[n.Name], address{Addr: a, second: true})
+				}
+			}
 		}
 	}
 	if err != nil || len(only) == 0 {
@@ -319,7 +324,7 @@ func (d *decision) asked(n *corev1.Node, ports []Port, problems *problems) (answ
 		}
 		if used {
 			free = false
-			problems.addAt(n.Name, ReasonHostPort, fmt.Sprintf("port %s is used by %s on node ", p, by), ", whose addresses are not given: stop that program, or choose another port")
+			problems.addAt(n.Name, ReasonHostPort, fmt.Sprintf("port %s is used by %s on node ", p, by), ", whose addresses are not given: stop it there, or choose another port")
 		}
 	}
 	return answered, free

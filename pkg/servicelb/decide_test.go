@@ -13,7 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// age counts services: each is a minute younger than the one before.
+// epoch is when the oldest Service was made.
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // service makes one of type LoadBalancer with ports such as 80/TCP.
@@ -289,7 +289,7 @@ func TestDecide(t *testing.T) {
 			},
 			want: map[string]string{
 				"api":     "PortReserved: port 6443/TCP is Kedge's own (API server): choose another",
-				"kubelet": "PortUsedOnNode: port 10250/TCP is used by kubelet on node a, whose addresses are not given: stop that program, or choose another port",
+				"kubelet": "PortUsedOnNode: port 10250/TCP is used by kubelet on node a, whose addresses are not given: stop it there, or choose another port",
 				"vxlan":   "PortReserved: port 8472/UDP is Kedge's own (pod network): choose another",
 				"web":     "192.0.2.1",
 			}},
@@ -297,8 +297,8 @@ func TestDecide(t *testing.T) {
 			nodes:    nodeList{a, node("b", "192.0.2.2", saying(`{"free":["22/TCP"]}`))},
 			services: serviceList{service("ssh", 0, "22/TCP"), service("rpc", 0, "111/UDP", having(true, "192.0.2.1"))},
 			want: map[string]string{
-				"ssh": "192.0.2.2 PortUsedOnNode: port 22/TCP is used by sshd on node a, whose addresses are not given: stop that program, or choose another port",
-				"rpc": "waits for b PortUsedOnNode: port 111/UDP is used by a program that can't be seen on node a, whose addresses are not given: stop that program, or choose another port",
+				"ssh": "192.0.2.2 PortUsedOnNode: port 22/TCP is used by sshd on node a, whose addresses are not given: stop it there, or choose another port",
+				"rpc": "waits for b PortUsedOnNode: port 111/UDP is used by a program that can't be seen on node a, whose addresses are not given: stop it there, or choose another port",
 			}},
 		{name: "a node that has not said yet", nodes: nodeList{a, node("b", "192.0.2.2", saying("")), node("c", "192.0.2.3", saying("{not JSON"))},
 			services: serviceList{web}, want: map[string]string{"web": "192.0.2.1 waits for b c"}},
@@ -307,6 +307,10 @@ func TestDecide(t *testing.T) {
 			want: map[string]string{"web": "192.0.2.2 waits for b",
 				"late": "waits for b PortTaken: port 80/TCP of 192.0.2.2 belongs to Service default/web: choose another port, or delete that Service"}},
 
+		{name: "an address that is asked for and that a router has",
+			nodes:    nodeList{node("a", "192.0.2.1", external("203.0.113.9"), saying(`{"free":["80/TCP"],"elsewhere":["203.0.113.9"]}`)), b},
+			services: serviceList{service("one", 0, "80/TCP", asking("203.0.113.9"))},
+			want:     map[string]string{"one": "203.0.113.9 192.0.2.1"}},
 		{name: "an address that is asked for", nodes: nodeList{node("a", "192.0.2.1", external("203.0.113.9")), b},
 			services: serviceList{
 				service("one", 0, "80/TCP", asking("192.0.2.2")), service("two", 1, "80/TCP", asking("192.0.2.1")),

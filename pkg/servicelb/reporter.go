@@ -1,10 +1,12 @@
 package servicelb
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -14,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/cache"
 )
 
 // lookAgain is how often a node looks which of the wanted ports are used by now:
@@ -40,6 +41,16 @@ type Reporter struct {
 	// have them yet.
 	External []netip.Addr
 	Log      *slog.Logger
+
+	changed chan struct{}
+	pods    informers.SharedInformerFactory // of this node; nil as long as no Service wants a port
+}
+
+func (r *Reporter) signal() {
+	select {
+	case r.changed <- struct{}{}:
+	default: // one is waiting already
+	}
 }
 
 // Run reports until ctx ends.
@@ -50,23 +61,17 @@ func (r *Reporter) Run(ctx context.Context) error {
 			o.FieldSelector = "spec.type=" + string(corev1.ServiceTypeLoadBalancer)
 		}))
 	services := factory.Core().V1().Services().Informer()
-	changed := make(chan struct{}, 1)
-	signal := func() {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	}
-	_, err := services.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(any) { signal() },
-		UpdateFunc: func(any, any) { signal() },
-		DeleteFunc: func(any) { signal() },
-	})
-	if err != nil {
+	r.changed = make(chan struct{}, 1)
+	if err := follow(services, r.signal, portsChanged); err != nil {
 		return err
 	}
 	factory.Start(ctx.Done())
 	defer factory.Shutdown()
+	defer func() {
+		if r.pods != nil {
+			r.pods.Shutdown()
+		}
+	}()
 	if !synced(ctx, factory) {
 		return nil
 	}
@@ -91,7 +96,7 @@ func (r *Reporter) Run(ctx context.Context) error {
 			return nil
 		}
 		select {
-		case <-changed:
+		case <-r.changed:
 		case <-again:
 		case <-ctx.Done():
 			return nil
@@ -111,6 +116,49 @@ func wantedPorts(services []*corev1.Service) []Port {
 	return slices.Compact(ports)
 }
 
+// portsChanged leaves out what doesn't change what a Service wants.
+func portsChanged(old, now any) bool {
+	a, okA := old.(*corev1.Service)
+	b, okB := now.(*corev1.Service)
+	return !okA || !okB || !slices.Equal(wantedPorts([]*corev1.Service{a}), wantedPorts([]*corev1.Service{b}))
+}
+
+// followPods watches the node's pods, from the first time that they are needed on.
+func (r *Reporter) followPods(ctx context.Context) error {
+	if r.pods == nil {
+		r.pods = informers.NewSharedInformerFactoryWithOptions(r.Client, 0,
+			informers.WithTransform(strip),
+			informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+				o.FieldSelector = "spec.nodeName=" + r.Node + ",status.phase!=Succeeded,status.phase!=Failed"
+			}))
+		informer := r.pods.Core().V1().Pods().Informer()
+		if err := follow(informer, r.signal, func(any, any) bool { return false }); err != nil {
+			return err
+		}
+		r.pods.Start(ctx.Done())
+	}
+	synced(ctx, r.pods)
+	return nil
+}
+
+// hostPorts are the ports that pods have of their node at one of the addresses.
+// Nobody listens on them: the CNI plugin portmap directs them to the pods.
+func hostPorts(pods []*corev1.Pod, at []netip.Addr) map[Port]string {
+	ports := map[Port]string{}
+	for _, pod := range pods {
+		for _, c := range pod.Spec.Containers {
+			for _, p := range c.Ports {
+				ip, err := netip.ParseAddr(p.HostIP)
+				everywhere := err != nil || ip.IsUnspecified()
+				if p.HostPort != 0 && (everywhere || slices.Contains(at, ip)) {
+					ports[Port{uint16(p.HostPort), cmp.Or(p.Protocol, corev1.ProtocolTCP)}] = "pod " + pod.Namespace + "/" + pod.Name
+				}
+			}
+		}
+	}
+	return ports
+}
+
 // report annotates the node, unless it says the same already.
 func (r *Reporter) report(ctx context.Context, wanted []Port) error {
 	node, err := r.Client.CoreV1().Nodes().Get(ctx, r.Node, metav1.GetOptions{})
@@ -119,6 +167,9 @@ func (r *Reporter) report(ctx context.Context, wanted []Port) error {
 	}
 	text := ""
 	if len(wanted) > 0 {
+		if err := r.followPods(ctx); err != nil || ctx.Err() != nil {
+			return err
+		}
 		if text, err = r.look(node, wanted); err != nil {
 			return err
 		}
@@ -157,7 +208,9 @@ func (r *Reporter) look(node *corev1.Node, wanted []Port) (string, error) {
 			at = append(at, ip)
 		}
 	}
-	report := Report{Used: r.Machine.Used(wanted, at)}
+	report := Report{Used: hostPorts(objects[*corev1.Pod](r.pods.Core().V1().Pods().Informer()), at)}
+	maps.DeleteFunc(report.Used, func(p Port, _ string) bool { return !slices.Contains(wanted, p) })
+	maps.Copy(report.Used, r.Machine.Used(wanted, at))
 	for _, p := range wanted {
 		if _, used := report.Used[p]; !used {
 			report.Free = append(report.Free, p)

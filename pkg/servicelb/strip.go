@@ -2,6 +2,7 @@ package servicelb
 
 import (
 	"maps"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -19,6 +20,8 @@ func strip(o any) (any, error) {
 		return &s, nil
 	case *corev1.Node:
 		return stripNode(o), nil
+	case *corev1.Pod:
+		return stripPod(o), nil
 	case *discoveryv1.EndpointSlice:
 		slice := &discoveryv1.EndpointSlice{ObjectMeta: stripMeta(o.ObjectMeta)}
 		for _, e := range o.Endpoints {
@@ -44,6 +47,19 @@ func stripNode(n *corev1.Node) *corev1.Node {
 	}
 	left.Status.Addresses = n.Status.Addresses
 	left.Status.DaemonEndpoints = n.Status.DaemonEndpoints
+	return left
+}
+
+// stripPod keeps the ports that a pod has of its node.
+func stripPod(p *corev1.Pod) *corev1.Pod {
+	left := &corev1.Pod{ObjectMeta: stripMeta(p.ObjectMeta)}
+	left.Labels = nil
+	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
+		ports := slices.DeleteFunc(slices.Clone(c.Ports), func(p corev1.ContainerPort) bool { return p.HostPort == 0 })
+		if len(ports) > 0 {
+			left.Spec.Containers = append(left.Spec.Containers, corev1.Container{Ports: ports})
+		}
+	}
 	return left
 }
 

@@ -159,6 +159,7 @@ func TestServiceLB(t *testing.T) {
 		{"SourceRanges", testLBSourceRanges},
 		{"OwnPorts", testLBOwnPorts},
 		{"HostPorts", testLBHostPorts},
+		{"HostPortPod", testLBHostPortPod},
 		{"TwoServices", testLBTwoServices},
 		{"Class", testLBClass},
 		{"TypeChange", testLBTypeChange},
@@ -276,6 +277,25 @@ func testLBHostPorts(f *lbFleet) {
 	}
 }
 
+// testLBHostPortPod has a pod with the port on one node.
+func testLBHostPortPod(f *lbFleet) {
+	f.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: holder}
+spec:
+	nodeName: agent-1
+	terminationGracePeriodSeconds: 0
+	containers: [{name: main, image: AGNHOST, args: [netexec, --http-port=80], ports: [{containerPort: 80, hostPort: 8012}]}]
+`)
+	f.wait("condition=Ready", "pod/holder")
+	f.service("held", "ports: [{port: 8012, targetPort: 8080}]")
+	f.given("held", f.four(f.fleet.node))
+	f.warned("held", "PortUsedOnNode", "port 8012/TCP is used by pod "+f.namespace+"/holder on node agent-1")
+	f.kubectl("delete", "pod/holder")
+	f.given("held", f.four(f.fleet.node), f.four(f.agent.host))
+}
+
 func testLBTwoServices(f *lbFleet) {
 	nodes := []string{f.four(f.fleet.node), f.four(f.agent.host)}
 	f.service("first", "ports: [{port: 8006, targetPort: 8080}]")
@@ -339,8 +359,11 @@ func testLBNodeDown(f *lbFleet) {
 	}
 	f.given("down", server)
 	f.reaches(f.outside, server, "8010")
-	f.join(f.t, f.agent)
-	f.given("down", server, agent)
+	// It comes back with an address that a router has for it: packets still arrive
+	// at its own.
+	const router = "203.0.113.9"
+	f.join(f.t, f.agent, "--node-external-ip="+router)
+	f.given("down", server, router, agent)
 	f.reaches(f.outside, agent, "8010")
 }
 
