@@ -152,7 +152,7 @@ func TestACME(t *testing.T) {
 	}
 	// It is served, in place of the first one, whose Ingress goes.
 	c.list = slices.DeleteFunc(c.ingresses(), func(i *networkingv1.Ingress) bool { return i == withCA })
-	made := newBuild(c, s.pools, &s.pairs, func(string) *tls.Certificate { return pair }, s.settings)
+	made := newBuild(c, s.pools, &s.parsed, func(string) *tls.Certificate { return pair }, s.settings)
 	s.live.certificates.Store(&certificates{byName: made.certificates, fallback: s.live.certificates.Load().fallback})
 	connection, err := tls.Dial("tcp", s.https, &tls.Config{ServerName: "localhost", InsecureSkipVerify: true})
 	if err != nil {

@@ -38,7 +38,7 @@ type cluster interface {
 type build struct {
 	cluster  cluster
 	pools    *pools
-	pairs    *pairs // certificates that were parsed before
+	parsed   *parsed
 	acme     func(name string) *tls.Certificate
 	settings *settings
 
@@ -56,14 +56,14 @@ type report struct {
 }
 
 // newBuild makes everything.
-func newBuild(c cluster, p *pools, parsed *pairs, acme func(string) *tls.Certificate, set *settings) *build {
+func newBuild(c cluster, p *pools, known *parsed, acme func(string) *tls.Certificate, set *settings) *build {
 	b := &build{
-		cluster: c, pools: p, pairs: parsed, acme: acme, settings: set,
+		cluster: c, pools: p, parsed: known, acme: acme, settings: set,
 		certificates: make(map[string]*tls.Certificate),
 		acmeNames:    make(map[string]objectName),
 	}
 	b.pools.begin()
-	b.pairs.begin()
+	b.parsed.begin()
 	list := slices.DeleteFunc(c.ingresses(), func(i *networkingv1.Ingress) bool { return !b.ours(i) })
 	slices.SortFunc(list, func(a, b *networkingv1.Ingress) int {
 		return cmp.Or(
@@ -78,7 +78,7 @@ func newBuild(c cluster, p *pools, parsed *pairs, acme func(string) *tls.Certifi
 	if objects := c.gateways(); objects != nil {
 		b.gateway = b.gatewayAPI(objects)
 	}
-	b.pairs.end()
+	b.parsed.end()
 	b.pools.end()
 	return b
 }
@@ -178,7 +178,7 @@ func (in *ingressBuild) makePolicy() {
 		in.problem("the Secret %s with the passwords is not there; nobody is let in until it is", name)
 		return
 	}
-	auth, err := newBasicAuth(secret, d.authRealm)
+	auth, err := in.parsed.auth(secret, d.authRealm)
 	if err != nil {
 		in.policy.refused = "authentication is not set up correctly"
 		in.problem("the Secret %s with the passwords can't be used, nobody is let in: %v", name, err)
@@ -195,7 +195,7 @@ func (in *ingressBuild) tls() map[string]bool {
 		if entry.SecretName != "" {
 			name := objectName{in.object.Namespace, entry.SecretName}
 			var err error
-			pair, err = in.pairs.get(in.cluster.tlsSecret(name))
+			pair, err = in.parsed.pair(in.cluster.tlsSecret(name))
 			switch {
 			case err != nil:
 				in.problem("the Secret %s has no usable certificate: %v", name, err)
@@ -394,42 +394,67 @@ func portProtocol(service *corev1.Service, port *corev1.ServicePort) protocol {
 	return protocolHTTP
 }
 
-// pairs keeps parsed certificates while their Secrets stay as they are.
-type pairs struct {
-	kept map[string]*parsedPair // by uid
-	used map[string]bool        // since begin
+// parsed keeps what was read from Secrets while these stay as they are.
+type parsed struct {
+	pairs cached[*tls.Certificate]
+	auths cached[*basicAuth] // with the passwords that are known to be right
 }
 
-type parsedPair struct {
-	version string
-	pair    *tls.Certificate
-	err     error
+func (p *parsed) begin() {
+	p.pairs.used = make(map[string]bool)
+	p.auths.used = make(map[string]bool)
 }
 
-func (p *pairs) begin() { p.used = make(map[string]bool) }
+// end forgets what was not used since begin.
+func (p *parsed) end() {
+	p.pairs.end()
+	p.auths.end()
+}
 
-// get reads the certificate of a Secret; nil if there is none.
-func (p *pairs) get(secret *corev1.Secret) (*tls.Certificate, error) {
+// pair gives the certificate of a Secret; nil if there is no Secret.
+func (p *parsed) pair(secret *corev1.Secret) (*tls.Certificate, error) {
 	if secret == nil {
 		return nil, nil
 	}
-	key := string(secret.UID) + " " + secret.Namespace + "/" + secret.Name
-	p.used[key] = true
-	if found := p.kept[key]; found != nil && found.version == secret.ResourceVersion {
-		return found.pair, found.err
-	}
-	pair, err := parsePair(secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey])
-	if p.kept == nil {
-		p.kept = make(map[string]*parsedPair)
-	}
-	p.kept[key] = &parsedPair{secret.ResourceVersion, pair, err}
-	return pair, err
+	return p.pairs.get(secret, "", func() (*tls.Certificate, error) {
+		return parsePair(secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey])
+	})
 }
 
-func (p *pairs) end() {
-	for key := range p.kept {
-		if !p.used[key] {
-			delete(p.kept, key)
+func (p *parsed) auth(secret *corev1.Secret, realm string) (*basicAuth, error) {
+	return p.auths.get(secret, realm, func() (*basicAuth, error) { return newBasicAuth(secret, realm) })
+}
+
+// cached keeps values made from Secrets.
+type cached[T any] struct {
+	kept map[string]cachedValue[T]
+	used map[string]bool
+}
+
+type cachedValue[T any] struct {
+	version string
+	value   T
+	err     error
+}
+
+func (c *cached[T]) get(from *corev1.Secret, variant string, read func() (T, error)) (T, error) {
+	key := string(from.UID) + " " + from.Namespace + "/" + from.Name + " " + variant
+	c.used[key] = true
+	if found, ok := c.kept[key]; ok && found.version == from.ResourceVersion {
+		return found.value, found.err
+	}
+	value, err := read()
+	if c.kept == nil {
+		c.kept = make(map[string]cachedValue[T])
+	}
+	c.kept[key] = cachedValue[T]{from.ResourceVersion, value, err}
+	return value, err
+}
+
+func (c *cached[T]) end() {
+	for key := range c.kept {
+		if !c.used[key] {
+			delete(c.kept, key)
 		}
 	}
 }

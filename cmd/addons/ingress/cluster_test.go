@@ -144,7 +144,7 @@ func (c *fakeCluster) build(set *settings) *build {
 		set = &settings{}
 	}
 	p := &pools{slices: c.slicesOf}
-	return newBuild(c, p, &pairs{}, func(string) *tls.Certificate { return nil }, set)
+	return newBuild(c, p, &parsed{}, func(string) *tls.Certificate { return nil }, set)
 }
 
 // problems are those of an Ingress by name.

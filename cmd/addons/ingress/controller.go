@@ -51,7 +51,7 @@ type controller struct {
 	acme    *acmeClient
 	storage *secretStorage
 	pools   *pools
-	pairs   pairs
+	parsed  parsed
 	report  *reporter
 
 	kick chan struct{} // something has changed
@@ -75,6 +75,7 @@ type controller struct {
 // watchedSecret is a Secret that is watched by itself.
 type watchedSecret struct {
 	informer cache.SharedIndexInformer
+	first    *corev1.Secret // until the informer knows better
 	cancel   context.CancelFunc
 	used     bool
 }
@@ -88,7 +89,7 @@ func newController(c clients, self identity, l *live, httpPort int) *controller 
 		watched: make(map[objectName]*watchedSecret),
 		known:   make(map[owner]bool),
 	}
-	k.report = newReporter(c, self)
+	k.report = newReporter(c, self, k.changed)
 	k.acme = &acmeClient{storage: k.storage, httpPort: httpPort, failed: k.report.acmeFailed}
 	answer := k.acme.answer
 	l.challenge.Store(&answer)
@@ -271,8 +272,12 @@ func (k *controller) leads() bool {
 	if k.self.podIP == "" {
 		return true
 	}
+	v6 := strings.Contains(k.self.podIP, ":")
 	var all []string
 	for _, slice := range k.slicesOf(k.self.namespace, k.self.service) {
+		if (slice.AddressType == discoveryv1.AddressTypeIPv6) != v6 {
+			continue // a pod has one of each
+		}
 		for _, endpoint := range slice.Endpoints {
 			if len(endpoint.Addresses) > 0 && (endpoint.Conditions.Ready == nil || *endpoint.Conditions.Ready) {
 				all = append(all, endpoint.Addresses[0])
@@ -327,7 +332,7 @@ func (k *controller) rebuild(ctx context.Context) {
 		w.used = false
 	}
 	view := &view{controller: k, ctx: ctx}
-	b := newBuild(view, k.pools, &k.pairs, func(name string) *tls.Certificate {
+	b := newBuild(view, k.pools, &k.parsed, func(name string) *tls.Certificate {
 		pair, err := k.acme.certificate(stored, name)
 		if err != nil {
 			slog.Warn("a certificate can't be used", "err", err)
@@ -336,7 +341,7 @@ func (k *controller) rebuild(ctx context.Context) {
 	}, settings)
 	fallback := k.live.certificates.Load().fallback
 	if settings.certificate.name != "" {
-		switch pair, err := k.pairs.get(view.tlsSecret(settings.certificate)); {
+		switch pair, err := b.parsed.pair(view.tlsSecret(settings.certificate)); {
 		case err != nil:
 			problems = append(problems, fmt.Sprintf("default-certificate: the Secret %s has no usable certificate: %v", settings.certificate, err))
 		case pair == nil:
@@ -411,7 +416,7 @@ func (k *controller) addresses() []corev1.LoadBalancerIngress {
 // view is the cluster as the informers know it.
 type view struct {
 	*controller
-	ctx context.Context //nolint:containedctx // of one rebuild
+	ctx context.Context // of one rebuild
 }
 
 func (v *view) ingresses() []*networkingv1.Ingress {
@@ -450,15 +455,15 @@ func (v *view) tlsSecret(name objectName) *corev1.Secret {
 	return secret
 }
 
-// secret gives a Secret with passwords. The first time it is asked for, it is only
-// begun to be watched, and what is found changes the routes once more.
+// secret gives a Secret with passwords. From the first time it is asked for, it is
+// watched.
 func (v *view) secret(name objectName) *corev1.Secret {
 	found := v.watched[name]
 	if found == nil {
 		ctx, cancel := context.WithCancel(v.ctx)
 		factory := informers.NewSharedInformerFactoryWithOptions(v.clients.kubernetes, 0, informers.WithNamespace(name.namespace),
 			informers.WithTweakListOptions(only(metav1.ObjectNameField, name.name)))
-		found = &watchedSecret{informer: factory.Core().V1().Secrets().Informer(), cancel: cancel}
+		found = &watchedSecret{informer: factory.Core().V1().Secrets().Informer(), first: v.listSecret(name), cancel: cancel}
 		v.watched[name] = found
 		_, _ = found.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 			AddFunc:    func(any) { v.changed() },
@@ -468,9 +473,25 @@ func (v *view) secret(name objectName) *corev1.Secret {
 		go found.informer.RunWithContext(ctx) // until no Ingress names it
 	}
 	found.used = true
+	if !found.informer.HasSynced() {
+		return found.first
+	}
 	object, _, _ := found.informer.GetStore().GetByKey(name.String())
 	secret, _ := object.(*corev1.Secret)
 	return secret
+}
+
+// listSecret asks the API for a Secret, and not for long.
+func (v *view) listSecret(name objectName) *corev1.Secret {
+	ctx, cancel := context.WithTimeout(v.ctx, 2*time.Second)
+	defer cancel()
+	options := metav1.ListOptions{}
+	only(metav1.ObjectNameField, name.name)(&options)
+	list, err := v.clients.kubernetes.CoreV1().Secrets(name.namespace).List(ctx, options)
+	if err != nil || len(list.Items) == 0 {
+		return nil // the informer goes on
+	}
+	return &list.Items[0]
 }
 
 func (v *view) gateways() *gatewayObjects {

@@ -216,7 +216,7 @@ func (b *build) listenerTLS(objects *gatewayObjects, gateway *gatewayv1.Gateway,
 			refuse(gatewayv1.ListenerReasonRefNotPermitted, "no ReferenceGrant in namespace %s lets this Gateway use the Secret %s", name.namespace, name.name)
 			continue
 		}
-		pair, err := b.pairs.get(b.cluster.tlsSecret(name))
+		pair, err := b.parsed.pair(b.cluster.tlsSecret(name))
 		switch {
 		case err != nil:
 			refuse(gatewayv1.ListenerReasonInvalidCertificateRef, "the Secret %s has no usable certificate: %v", name, err)

@@ -135,7 +135,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, found *route) {
 	if limit == 0 {
 		limit = set.bodySize
 	}
-	if limit > 0 {
+	if limit > 0 && r.Method != http.MethodConnect { // that is a websocket
 		if r.ContentLength > limit {
 			page(w, http.StatusRequestEntityTooLarge, "the body of the request is too large")
 			return

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 	gateway "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned"
 )
 
@@ -49,7 +50,9 @@ func Main() {
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
+	logger := slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	slog.SetDefault(logger)
+	klog.SetSlogLogger(logger)
 	if err := run(ctx, o); err != nil {
 		slog.Error("the ingress ends", "err", err)
 		os.Exit(1)

@@ -160,9 +160,16 @@ func (p *pools) refresh(namespace, service string) {
 // addresses gives the endpoints that take requests for a port; if none is ready,
 // those that end and still answer, as kube-proxy does.
 func addresses(slicesOf []*discoveryv1.EndpointSlice, port string) []string {
+	// Pods with addresses of both families are there once.
+	family := discoveryv1.AddressTypeIPv6
+	if slices.ContainsFunc(slicesOf, func(s *discoveryv1.EndpointSlice) bool {
+		return s.AddressType == discoveryv1.AddressTypeIPv4 && len(s.Endpoints) > 0
+	}) {
+		family = discoveryv1.AddressTypeIPv4
+	}
 	var ready, ending []string
 	for _, slice := range slicesOf {
-		if slice.AddressType == discoveryv1.AddressTypeFQDN {
+		if slice.AddressType != family {
 			continue
 		}
 		for _, p := range slice.Ports {

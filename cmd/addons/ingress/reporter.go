@@ -28,6 +28,8 @@ const (
 	patience = 2 * time.Second
 	// again is when a status that could not be written is tried again.
 	again = 5 * time.Second
+	// conflictPause is how long the informers are given to learn of a change.
+	conflictPause = 300 * time.Millisecond
 	// GatewayClassName is the class that the leader makes.
 	GatewayClassName = "kedge"
 )
@@ -48,6 +50,7 @@ type findings struct {
 type reporter struct {
 	clients clients
 	self    identity
+	refresh func() // has the findings made anew
 	kick    chan struct{}
 
 	mu     sync.Mutex
@@ -58,9 +61,9 @@ type reporter struct {
 	told   map[string]bool
 }
 
-func newReporter(c clients, self identity) *reporter {
+func newReporter(c clients, self identity, refresh func()) *reporter {
 	return &reporter{
-		clients: c, self: self, kick: make(chan struct{}, 1),
+		clients: c, self: self, refresh: refresh, kick: make(chan struct{}, 1),
 		since: make(map[string]time.Time), told: make(map[string]bool),
 	}
 }
@@ -134,11 +137,15 @@ func (r *reporter) write(ctx context.Context, f *findings) time.Duration {
 	return next
 }
 
-// failed says that a status could not be written, unless the object has changed or
-// gone, and when to try again.
+// failed says that a status could not be written, unless the object has gone, and
+// when to try again.
 func (r *reporter) failed(ctx context.Context, kind string, object metav1.Object, err error) time.Duration {
-	if ctx.Err() != nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return 0 // we are told of the change
+	if ctx.Err() != nil || apierrors.IsNotFound(err) {
+		return 0
+	}
+	if apierrors.IsConflict(err) { // somebody else wrote; what we know of it comes soon
+		time.AfterFunc(conflictPause, r.refresh)
+		return 0
 	}
 	slog.Warn("a status is not written and tried again", "kind", kind, "namespace", object.GetNamespace(), "name", object.GetName(), "err", err)
 	return again

@@ -34,7 +34,7 @@ type site struct {
 	cluster     *fakeCluster
 	live        *live
 	pools       *pools
-	pairs       pairs
+	parsed      parsed
 	settings    *settings
 	http, https string // addresses
 	ca          *authority
@@ -71,7 +71,7 @@ func newSite(t testing.TB) *site {
 
 // update serves what the cluster has now.
 func (s *site) update() *build {
-	b := newBuild(s.cluster, s.pools, &s.pairs, func(string) *tls.Certificate { return nil }, s.settings)
+	b := newBuild(s.cluster, s.pools, &s.parsed, func(string) *tls.Certificate { return nil }, s.settings)
 	s.live.settings.Store(s.settings)
 	s.live.certificates.Store(&certificates{byName: b.certificates, fallback: s.live.certificates.Load().fallback})
 	s.live.table.Store(newTable(b.routes))
@@ -584,10 +584,10 @@ func BenchmarkChange(b *testing.B) {
 		in.Spec.TLS = append(in.Spec.TLS, tlsEntry("tls"+n, "host"+n+".test"))
 		c.secrets[objectName{"default", "tls" + n}] = ca.secret("tls"+n, "1", "host"+n+".test")
 	}
-	p, parsed := &pools{slices: c.slicesOf}, &pairs{}
+	p, known := &pools{slices: c.slicesOf}, &parsed{}
 	b.ReportAllocs()
 	for b.Loop() {
-		made := newBuild(c, p, parsed, func(string) *tls.Certificate { return nil }, &settings{})
+		made := newBuild(c, p, known, func(string) *tls.Certificate { return nil }, &settings{})
 		newTable(made.routes)
 	}
 }
