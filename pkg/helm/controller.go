@@ -255,7 +255,7 @@ func fail(reason string, err error) error {
 
 // reconcile makes the release of one HelmChart what it is to be.
 func (c *Controller) reconcile(ctx context.Context, key types.NamespacedName) error {
-	h := &HelmChart{}
+	h := &Chart{}
 	err := c.get(ctx, chartsResource, key, h)
 	if apierrors.IsNotFound(err) {
 		c.watches.set(key, nil)
