@@ -135,7 +135,10 @@ func (c *Controller) work(ctx context.Context) {
 					c.enqueue(after)
 				}
 			},
-			DeleteFunc: c.enqueue,
+			DeleteFunc: func(object any) {
+				c.enqueue(object)
+				c.enqueueNamesakes(object)
+			},
 		})
 		running.Go(func() { informer.RunWithContext(ctx) })
 		synced = append(synced, informer.HasSynced)
@@ -155,6 +158,19 @@ func (c *Controller) work(ctx context.Context) {
 func (c *Controller) enqueue(object any) {
 	if key, err := cache.DeletionHandlingObjectToName(object); err == nil {
 		c.queue.Add(types.NamespacedName{Namespace: key.Namespace, Name: key.Name})
+	}
+}
+
+// enqueueNamesakes looks at those who may have wanted the same release.
+func (c *Controller) enqueueNamesakes(object any) {
+	key, err := cache.DeletionHandlingObjectToName(object)
+	if err != nil {
+		return
+	}
+	for _, other := range c.known.List() {
+		if u, ok := other.(*unstructured.Unstructured); ok && u.GetName() == key.Name {
+			c.enqueue(u)
+		}
 	}
 }
 
@@ -239,7 +255,7 @@ func fail(reason string, err error) error {
 
 // reconcile makes the release of one HelmChart what it is to be.
 func (c *Controller) reconcile(ctx context.Context, key types.NamespacedName) error {
-	h := &HelmChart{}
+	h := &Chart{}
 	err := c.get(ctx, chartsResource, key, h)
 	if apierrors.IsNotFound(err) {
 		c.watches.set(key, nil)

@@ -105,6 +105,8 @@ func explain(err error) error {
 		return fmt.Errorf("%w; its authority's certificate can be given in spec.repoCA", err)
 	case errors.As(err, &header), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return fmt.Errorf("%w; spec.plainHTTP is for registries without TLS", err)
+	case errors.Is(err, auth.ErrBasicCredentialNotFound):
+		return fmt.Errorf("%w%s", err, adviceFor(http.StatusUnauthorized))
 	case errors.As(err, &reply):
 		return fmt.Errorf("%w%s", err, adviceFor(reply.StatusCode))
 	}

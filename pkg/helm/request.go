@@ -41,7 +41,7 @@ type request struct {
 
 // newRequest is what can be said of a HelmChart's release without a look at
 // anything else.
-func newRequest(h *HelmChart) *request {
+func newRequest(h *Chart) *request {
 	r := &request{
 		release:         types.NamespacedName{Namespace: h.releaseNamespace(), Name: h.Name},
 		timeout:         h.timeout(),
@@ -75,7 +75,7 @@ type resolver struct {
 
 // resolve returns what a HelmChart and its HelmChartConfig, if there is one, ask
 // for.
-func (v resolver) resolve(ctx context.Context, h *HelmChart, config *HelmChartConfig) (*request, error) {
+func (v resolver) resolve(ctx context.Context, h *Chart, config *ChartConfig) (*request, error) {
 	switch h.Spec.HelmVersion {
 	case "", "v3", "v4":
 	default:
@@ -168,7 +168,7 @@ func (v resolver) layers(ctx context.Context, namespace, kind string, o Override
 	return layers, nil
 }
 
-func (v resolver) source(ctx context.Context, h *HelmChart) (source, error) {
+func (v resolver) source(ctx context.Context, h *Chart) (source, error) {
 	spec := h.Spec
 	s := source{
 		chart:       spec.Chart,
@@ -266,7 +266,7 @@ type reference struct {
 }
 
 // referencesOf lists what the objects refer to.
-func referencesOf(h *HelmChart, config *HelmChartConfig) references {
+func referencesOf(h *Chart, config *ChartConfig) references {
 	found := references{}
 	add := func(secret bool, name string) {
 		if name != "" {

@@ -14,9 +14,9 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-func chartOf(t *testing.T, text string) *HelmChart {
+func chartOf(t *testing.T, text string) *Chart {
 	t.Helper()
-	h := &HelmChart{}
+	h := &Chart{}
 	if err := yaml.UnmarshalStrict([]byte("metadata: {name: app, namespace: ns}\nspec:\n"+text), h); err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func TestResolve(t *testing.T) {
   valuesConfigMaps: [{name: m, keys: [values.yaml]}]
   valuesSecrets: [{name: s, keys: [values.yaml]}, {name: none, keys: [x], ignoreUpdates: true}]
 `
-	config := &HelmChartConfig{Spec: Overrides{ValuesContent: "{d: config, e: config}", FailurePolicy: Abort}}
+	config := &ChartConfig{Spec: Overrides{ValuesContent: "{d: config, e: config}", FailurePolicy: Abort}}
 	r, err := v.resolve(t.Context(), chartOf(t, full), config)
 	if err != nil {
 		t.Fatal(err)
@@ -120,7 +120,7 @@ func TestReferences(t *testing.T) {
   repoCAConfigMap: {name: ca}
   valuesSecrets: [{name: values}, {name: ignored, ignoreUpdates: true}]
 `)
-	got := referencesOf(h, &HelmChartConfig{Spec: Overrides{ValuesConfigMaps: []ValuesFrom{{Name: "more"}}}})
+	got := referencesOf(h, &ChartConfig{Spec: Overrides{ValuesConfigMaps: []ValuesFrom{{Name: "more"}}}})
 	want := []reference{
 		{true, types.NamespacedName{Namespace: "ns", Name: "auth"}},
 		{false, types.NamespacedName{Namespace: "ns", Name: "ca"}},

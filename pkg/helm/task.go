@@ -23,7 +23,7 @@ import (
 type task struct {
 	*Controller
 	key   types.NamespacedName
-	chart *HelmChart
+	chart *Chart
 
 	written string // the status in the cluster
 }
@@ -55,8 +55,8 @@ func (t *task) run(ctx context.Context) error {
 	if err := t.claim(ctx); err != nil {
 		return err
 	}
-	var config *HelmChartConfig
-	found := &HelmChartConfig{}
+	var config *ChartConfig
+	found := &ChartConfig{}
 	err := t.get(ctx, configsResource, t.key, found)
 	switch {
 	case err == nil:

@@ -32,8 +32,8 @@ const finalizer = "kedge.io/helm-uninstall"
 // there carry it, and nobody else here removes it.
 const foreignFinalizer = "wrangler.cattle.io/on-helm-chart-remove"
 
-// HelmChart asks for a release of a chart.
-type HelmChart struct {
+// Chart is a HelmChart: it asks for a release of a chart.
+type Chart struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
@@ -97,8 +97,8 @@ const (
 	Retry     Policy = "retry"     // upgrade again
 )
 
-// HelmChartConfig adds to the HelmChart of its name and namespace.
-type HelmChartConfig struct {
+// ChartConfig is a HelmChartConfig: it adds to the HelmChart of its name and namespace.
+type ChartConfig struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
@@ -153,14 +153,14 @@ const (
 // defaultTimeout is Helm's.
 const defaultTimeout = 5 * time.Minute
 
-func (h *HelmChart) timeout() time.Duration {
+func (h *Chart) timeout() time.Duration {
 	if t := h.Spec.Timeout; t != nil && t.Duration > 0 {
 		return t.Duration
 	}
 	return defaultTimeout
 }
 
-func (h *HelmChart) releaseNamespace() string {
+func (h *Chart) releaseNamespace() string {
 	if h.Spec.TargetNamespace != "" {
 		return h.Spec.TargetNamespace
 	}

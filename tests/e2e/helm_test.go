@@ -625,7 +625,7 @@ spec:
 	}
 	again()
 	s.helmState("upgraded", "Deployed", "revision 3")
-	s.helmShows("upgraded", "values", "2      ")
+	s.helmShows("upgraded", "values", "2")
 
 	out, err := s.node.Exec(s.t.Context(), helm, "--kubeconfig", "/etc/kedge/kedge.yaml", "history", "upgraded", "--namespace", s.namespace)
 	if err != nil || !strings.Contains(out, "Interrupted") {
