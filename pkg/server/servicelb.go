@@ -37,6 +37,7 @@ func (l *serviceLB) Start(context.Context) error {
 		return err
 	}
 	c.ContentType = "application/vnd.kubernetes.protobuf"
+	c.QPS = -1 // a node's end changes all Services at once
 	client, err := kubernetes.NewForConfig(c)
 	if err != nil {
 		return err
