@@ -103,7 +103,8 @@ func (l *Live) watch(ctx context.Context, watcher *fsnotify.Watcher) {
 			if filepath.Base(event.Name) == filepath.Base(l.path) {
 				changed.Reset(settle)
 			}
-		case <-watcher.Errors: // events may be missing
+		case err := <-watcher.Errors: // events may be missing
+			l.log.Debug("watching the file of registries", "err", err)
 			changed.Reset(settle)
 		case <-changed.C:
 			l.reload()

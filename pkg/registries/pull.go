@@ -215,7 +215,7 @@ func (f *failover) Read(p []byte) (int, error) {
 	} else {
 		_, otherErr = io.CopyN(io.Discard, other, f.offset)
 	}
-	_ = f.ReadCloser.Close()
+	_ = f.Close()
 	f.ReadCloser = other
 	return n, otherErr
 }
