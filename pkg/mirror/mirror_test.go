@@ -100,7 +100,7 @@ func TestOnlyGroup(t *testing.T) {
 	for group, want := range map[string]int{"nodes": 200, "others": 403} {
 		certificate := &x509.Certificate{}
 		certificate.Subject.Organization = []string{group}
-		request := httptest.NewRequest("GET", "/v2/team/app/manifests/1?ns=a.example", nil)
+		request := httptest.NewRequest(http.MethodGet, "/v2/team/app/manifests/1?ns=a.example", nil)
 		request.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{certificate}}
 		answer := httptest.NewRecorder()
 		onlyGroup("nodes", node(t, manifest)).ServeHTTP(answer, request)

@@ -91,14 +91,9 @@ func (c stallConn) Read(p []byte) (int, error) {
 
 // Resolve finds what a tag or digest of a repository stands for.
 func (p *Peers) Resolve(ctx context.Context, registry, repository, object string) (ocispec.Descriptor, error) {
-	_, response, err := p.ask(ctx, location(registry, repository, "manifests", object))
+	_, found, err := p.ask(ctx, location(registry, repository, "manifests", object))
 	if err != nil {
 		return ocispec.Descriptor{}, err
-	}
-	found := ocispec.Descriptor{
-		MediaType: response.Header.Get("Content-Type"),
-		Digest:    digest.Digest(response.Header.Get("Docker-Content-Digest")),
-		Size:      response.ContentLength,
 	}
 	if err := found.Digest.Validate(); err != nil {
 		return ocispec.Descriptor{}, err
@@ -129,36 +124,48 @@ func location(registry, repository, kind, object string) string {
 }
 
 // ask asks all peers at once, and returns the first that has it.
-func (p *Peers) ask(ctx context.Context, path string) (peer netip.AddrPort, head *http.Response, err error) {
+func (p *Peers) ask(ctx context.Context, path string) (peer netip.AddrPort, found ocispec.Descriptor, err error) {
 	peers := p.askable()
 	if len(peers) == 0 {
-		return netip.AddrPort{}, nil, errNobody
+		return netip.AddrPort{}, found, errNobody
 	}
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	type answer struct {
-		peer     netip.AddrPort
-		response *http.Response
+		peer  netip.AddrPort
+		found ocispec.Descriptor
+		err   error
 	}
 	answers := make(chan answer, len(peers))
 	for _, peer := range peers {
 		go func() {
-			response, err := p.request(ctx, http.MethodHead, peer, path)
-			if err != nil {
-				response = nil
-				if unreachable(err) || errors.Is(ctx.Err(), context.DeadlineExceeded) {
-					p.silence(peer, err)
-				}
+			found, err := p.head(ctx, peer, path)
+			if err != nil && (unreachable(err) || errors.Is(ctx.Err(), context.DeadlineExceeded)) {
+				p.silence(peer, err)
 			}
-			answers <- answer{peer, response}
+			answers <- answer{peer, found, err}
 		}()
 	}
 	for range peers {
-		if a := <-answers; a.response != nil {
-			return a.peer, a.response, nil
+		if a := <-answers; a.err == nil {
+			return a.peer, a.found, nil
 		}
 	}
-	return netip.AddrPort{}, nil, errNobody
+	return netip.AddrPort{}, ocispec.Descriptor{}, errNobody
+}
+
+// head asks a peer what it has at a path.
+func (p *Peers) head(ctx context.Context, peer netip.AddrPort, path string) (ocispec.Descriptor, error) {
+	response, err := p.request(ctx, http.MethodHead, peer, path)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	_ = response.Body.Close()
+	return ocispec.Descriptor{
+		MediaType: response.Header.Get("Content-Type"),
+		Digest:    digest.Digest(response.Header.Get("Docker-Content-Digest")),
+		Size:      response.ContentLength,
+	}, nil
 }
 
 func unreachable(err error) bool {
@@ -203,6 +210,7 @@ func (p *Peers) askable() []netip.AddrPort {
 		}
 		peers = append(peers, peer)
 	}
+	//nolint:gosec // no secret: the load is spread
 	rand.Shuffle(len(peers), func(i, j int) { peers[i], peers[j] = peers[j], peers[i] })
 	return peers[:min(len(peers), askMost)]
 }

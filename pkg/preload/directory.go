@@ -59,10 +59,10 @@ type version struct {
 
 func versionOf(info fs.FileInfo) version { return version{info.Size(), info.ModTime().UTC()} }
 
-// record is an archive that was imported.
+// record is an archive that was imported, or a list that was read.
 type record struct {
 	version
-	Digest string   `json:"digest"`
+	Digest string   `json:"digest,omitempty"` // of an archive
 	Images []string `json:"images"`
 }
 
@@ -149,7 +149,7 @@ func (d *directory) scan(ctx context.Context) (unsettled bool, err error) {
 		if isArchive(name) {
 			d.importFile(ctx, name, versionOf(info))
 		} else {
-			d.readList(name, versionOf(info))
+			d.readList(ctx, name, versionOf(info))
 		}
 		if ctx.Err() != nil {
 			return false, ctx.Err()
@@ -223,7 +223,7 @@ func (d *directory) importArchive(ctx context.Context, path string) ([]string, e
 	return d.store.importArchive(ctx, content)
 }
 
-func (d *directory) readList(name string, v version) {
+func (d *directory) readList(ctx context.Context, name string, v version) {
 	path := filepath.Join(d.path, name)
 	file, err := os.Open(path)
 	if err != nil {
@@ -238,6 +238,9 @@ func (d *directory) readList(name string, v version) {
 	}
 	d.lists[name] = list{v, names}
 	d.restartPulls()
+	previous := d.imported[name].Images
+	d.keep(name, record{version: v, Images: names})
+	d.unpin(ctx, previous)
 }
 
 // forget lets go of the images of files that are no longer there.
@@ -251,12 +254,7 @@ func (d *directory) forget(ctx context.Context, seen map[string]bool) {
 		}
 	}
 	lists := len(d.lists)
-	for name, l := range d.lists {
-		if !seen[name] {
-			images = append(images, l.names...)
-			delete(d.lists, name)
-		}
-	}
+	maps.DeleteFunc(d.lists, func(name string, _ list) bool { return !seen[name] })
 	if len(d.lists) != lists {
 		d.restartPulls()
 	}
@@ -271,9 +269,6 @@ func (d *directory) unpin(ctx context.Context, images []string) {
 	var wanted []string
 	for _, r := range d.imported {
 		wanted = append(wanted, r.Images...)
-	}
-	for _, l := range d.lists {
-		wanted = append(wanted, l.names...)
 	}
 	for _, image := range images {
 		if slices.Contains(wanted, image) {

@@ -263,13 +263,25 @@ func TestLists(t *testing.T) {
 	})
 	r.put("list.txt", []byte("registry.example/team/app:2\n"))
 	r.put("other.txt", []byte("registry.example/team/app:3\n"))
-	r.eventually("the other list", func() bool { return r.isPinned("registry.example/team/app:3") })
+	r.eventually("the other list", func() bool {
+		return r.isPinned("registry.example/team/app:3") && !r.isPinned("docker.io/library/busybox:1")
+	})
 	r.stop()
 	if r.isPinned("fine.example/app:1") {
 		t.Error("half of a bad list is pulled")
 	}
-	if !strings.Contains(r.logged.String(), "bad.txt") || !strings.Contains(r.logged.String(), "line 2") {
-		t.Errorf("the log doesn't name the bad line:\n%s", r.logged)
+	log := r.logged.String()
+	if err := os.Remove(filepath.Join(r.dir, "other.txt")); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	r.eventually("the image of the list that is gone to be let go", func() bool { return !r.isPinned("registry.example/team/app:3") })
+	r.stop()
+	if !r.isPinned("registry.example/team/app:2") {
+		t.Error("the image of the list that is there is let go")
+	}
+	if !strings.Contains(log, "bad.txt") || !strings.Contains(log, "line 2") {
+		t.Errorf("the log doesn't name the bad line:\n%s", log)
 	}
 }
 

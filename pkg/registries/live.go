@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -57,15 +58,8 @@ func (l *Live) Write() error { return l.Config().Write(l.dir) }
 
 // Start watches the file. Without, its changes count from the next start on.
 func (l *Live) Start(context.Context) error {
-	watcher, err := fsnotify.NewWatcher()
-	if err == nil {
-		// A file that is replaced would be lost: the directory stays.
-		if err = watcher.Add(filepath.Dir(l.path)); err != nil {
-			_ = watcher.Close()
-			watcher = nil
-		}
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	watcher, err := watchDir(filepath.Dir(l.path))
+	if err != nil {
 		l.log.Warn("changes of the registries need a restart: their file can't be watched", "path", l.path, "err", err)
 	}
 	l.run.Run(func(ctx context.Context) error {
@@ -77,6 +71,22 @@ func (l *Live) Start(context.Context) error {
 		return nil
 	})
 	return nil
+}
+
+// watchDir watches a directory: a file that is replaced would be lost. The
+// directory is made, because the file may come later.
+func watchDir(path string) (*fsnotify.Watcher, error) {
+	if err := os.MkdirAll(path, 0o755); err != nil { //nolint:gosec // as /etc
+		return nil, err
+	}
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, err
+	}
+	if err := watcher.Add(path); err != nil {
+		return nil, errors.Join(err, watcher.Close())
+	}
+	return watcher, nil
 }
 
 func (l *Live) watch(ctx context.Context, watcher *fsnotify.Watcher) {
@@ -93,7 +103,8 @@ func (l *Live) watch(ctx context.Context, watcher *fsnotify.Watcher) {
 			if filepath.Base(event.Name) == filepath.Base(l.path) {
 				changed.Reset(settle)
 			}
-		case <-watcher.Errors: // events may be missing
+		case err := <-watcher.Errors: // events may be missing
+			l.log.Debug("watching the file of registries", "err", err)
 			changed.Reset(settle)
 		case <-changed.C:
 			l.reload()

@@ -40,7 +40,7 @@ func eventually(t *testing.T, what string, check func() bool) {
 
 func TestLive(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "etc") // which isn't there yet
 	certs := filepath.Join(dir, "certs.d")
 	path := filepath.Join(dir, "registries.yaml")
 	logged := &journal{}

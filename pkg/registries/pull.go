@@ -127,7 +127,7 @@ func (s *source) SetResolverOptions(options ...transfer.ImageResolverOption) {
 // tag that is meant to change.
 func (s *source) Resolve(ctx context.Context) (string, ocispec.Descriptor, error) {
 	if s.peers == nil {
-		return s.registry.Resolve(ctx, s.name)
+		return s.fromRegistry(ctx)
 	}
 	object := s.image.Object
 	if digest := s.image.Digest(); digest != "" {
@@ -141,9 +141,9 @@ func (s *source) Resolve(ctx context.Context) (string, ocispec.Descriptor, error
 		if name, found, err := fromPeers(); err == nil {
 			return name, found, nil
 		}
-		return s.registry.Resolve(ctx, s.name)
+		return s.fromRegistry(ctx)
 	}
-	name, found, err := s.registry.Resolve(ctx, s.name)
+	name, found, err := s.fromRegistry(ctx)
 	if err == nil {
 		return name, found, nil
 	}
@@ -151,6 +151,16 @@ func (s *source) Resolve(ctx context.Context) (string, ocispec.Descriptor, error
 		return name, found, nil
 	}
 	return name, found, err // of the two, what the user can do something about
+}
+
+// fromRegistry refuses what is told by a web page in the registry's place, such as
+// that of a login or a proxy.
+func (s *source) fromRegistry(ctx context.Context) (string, ocispec.Descriptor, error) {
+	name, found, err := s.registry.Resolve(ctx, s.name)
+	if err == nil && strings.HasPrefix(found.MediaType, "text/") {
+		err = fmt.Errorf("%s: the registry, or what answers for it, sends %s instead of a manifest", s.name, found.MediaType)
+	}
+	return name, found, err
 }
 
 func (s *source) Fetcher(ctx context.Context, name string) (transfer.Fetcher, error) {
@@ -205,7 +215,7 @@ func (f *failover) Read(p []byte) (int, error) {
 	} else {
 		_, otherErr = io.CopyN(io.Discard, other, f.offset)
 	}
-	_ = f.ReadCloser.Close()
+	_ = f.Close()
 	f.ReadCloser = other
 	return n, otherErr
 }

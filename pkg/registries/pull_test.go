@@ -201,6 +201,19 @@ func TestPullRewrite(t *testing.T) {
 	}
 }
 
+// TestPullWebPage asks a registry that sends web pages.
+func TestPullWebPage(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "<html>Log in first</html>")
+	}))
+	t.Cleanup(server.Close)
+	l := live(t, "mirrors: {hub.example: {endpoint: ['"+server.URL+"']}}\n")
+	if _, err := pull(t, l, nil, "hub.example/team/app:1", secret{}); err == nil || !strings.Contains(err.Error(), "text/html instead of a manifest") {
+		t.Errorf("error %v", err)
+	}
+}
+
 // TestPullRewriteRegistry asks the registry itself for the image's own name.
 func TestPullRewriteRegistry(t *testing.T) {
 	t.Parallel()

@@ -29,7 +29,7 @@ func rewritten(rewrites []rewrite, repository string) string {
 func (c Config) rewriting(registry, repository string, next http.RoundTripper) http.RoundTripper {
 	m := c.mirrorOf(registry)
 	name := rewritten(m.rewrites, repository)
-	if name == repository {
+	if _, done := next.(rewriteTransport); done || name == repository {
 		return next
 	}
 	t := rewriteTransport{next: next, names: map[string]string{}}

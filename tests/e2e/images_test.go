@@ -49,7 +49,18 @@ func dockerArchive(t *testing.T, archive, name string) []byte {
 		}
 		return name
 	}
-	config := write(manifest.Config.Digest.Encoded()+".json", r.blobs[manifest.Config.Digest.String()])
+	// Each name is an image of its own: the CRI takes those with the same
+	// configuration for one.
+	var settings map[string]any
+	if err := json.Unmarshal(r.blobs[manifest.Config.Digest.String()], &settings); err != nil {
+		t.Fatal(err)
+	}
+	settings["author"] = name
+	encoded, err := json.Marshal(settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := write("config.json", encoded)
 	var layers []string
 	for _, layer := range manifest.Layers {
 		layers = append(layers, write(layer.Digest.Encoded()+"/layer.tar", r.blobs[layer.Digest.String()]))
@@ -265,6 +276,8 @@ configs:
 	c.logged(t, " WARN ", registriesFile+":2", "endpoints", "stay as they were")
 	s.kubectl("delete", "pod/main")
 	s.pull("hub.example/team/app:2", "")
+	// At a start the file would be refused.
+	put(t, c.node, registriesFile, file("secret", ""), 0o600)
 }
 
 // event waits for an event on a pod that has all the texts in its message.
@@ -325,10 +338,10 @@ func TestBadRegistry(t *testing.T) {
 		{"Silent", "SILENT/team/app:1", "timeout awaiting response headers"},
 		{"Untrusted", "UNTRUSTED/team/app:1", "certificate signed by unknown authority"},
 		{"Down", "DOWN/team/app:1", "connection refused"},
-		{"Garbage", "GARBAGE/team/app:1", "team/app:1"},
+		{"Garbage", "GARBAGE/team/app:1", "text/html"},
 		{"Failing", "FAILING/team/app:1", "502 Bad Gateway"},
 		{"PlainHTTP", "PLAIN/team/app:1", "server gave HTTP response to HTTPS client"},
-		{"NoSuchHost", "registry.invalid/team/app:1", "registry.invalid"},
+		{"NoSuchHost", "registry.invalid/team/app:1", "lookup registry.invalid"},
 		{"BadName", "Not/An Image", "InvalidImageName"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -339,7 +352,7 @@ func TestBadRegistry(t *testing.T) {
 				s.event("main", `"Not/An Image"`)
 				return
 			}
-			s.event("main", names.Replace(test.image), test.want)
+			s.event("main", "Failed to pull image", names.Replace(test.image), test.want)
 			s.always("beside", "", names.Replace("GOOD/team/"+strings.ToLower(test.name)+":1"))
 			s.wait("jsonpath={.status.phase}=Succeeded", "pod/beside")
 		})
@@ -438,7 +451,7 @@ func TestDiskPressure(t *testing.T) {
 	}
 	put(t, c.node, imageDir+"/kept.tar", string(dockerArchive(t, c.images.Busybox.Archive, "kept:1")), 0o600)
 	c.start(t, "--kubelet-arg=eviction-hard=imagefs.available<100Mi", "--kubelet-arg=eviction-minimum-reclaim=imagefs.available=1Mi",
-		"--kubelet-arg=eviction-pressure-transition-period=10s", "--kubelet-arg=image-gc-high-threshold=99")
+		"--kubelet-arg=eviction-pressure-transition-period=10s", "--kubelet-arg=minimum-image-ttl-duration=1s")
 	c.logged(t, "imported", "kept.tar")
 	if err := c.node.LoadImage(t.Context(), c.images.Agnhost.Archive); err != nil { // which nobody uses
 		t.Fatal(err)
