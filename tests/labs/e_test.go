@@ -159,7 +159,7 @@ spec:
 	s.run("kubectl get secret regcred --output=yaml", ".dockerconfigjson", "kubernetes.io/dockerconfigjson")
 	s.run("kubectl apply -f private.yaml")
 	s.run("kubectl wait --for=condition=Ready pod/private-reg --timeout=3m")
-	s.run("kubectl logs private-reg", "listening on port 8000")
+	s.see("kubectl logs private-reg", "listening on port 8000")
 	s.see("kubectl describe pod private-reg", "Successfully pulled image")
 	s.run("kubectl delete pod private-reg --now")
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // limit is how long a lab waits for what takes a few seconds on an idle machine.
-const limit = 3 * time.Minute
+const limit = 2 * time.Minute
 
 const (
 	registryName = "registry.lab.example" // in the hosts file of every machine
