@@ -47,7 +47,8 @@ func (s shell) command(ctx context.Context, line string) *exec.Cmd {
 
 // try runs a command line and returns what the student sees.
 func (s shell) try(line string) (string, error) {
-	ctx, cancel := context.WithTimeout(s.t.Context(), limit)
+	// Longer than kubectl is told to wait: it says more about why.
+	ctx, cancel := context.WithTimeout(s.t.Context(), 2*limit)
 	defer cancel()
 	cmd := s.command(ctx, line)
 	var screen bytes.Buffer
