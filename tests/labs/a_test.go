@@ -160,7 +160,7 @@ spec:
 `)
 	s.run("kubectl apply -f app.yaml", "secret/database created", "deployment.apps/django created", "service/django created")
 	s.see("kubectl get pods -l app=django", "ErrImagePull")
-	s.see("kubectl describe $(kubectl get pods -l app=django -o name | head -1)", "Failed to pull image", "401 Unauthorized")
+	s.see("kubectl describe $(kubectl get pods -l app=django -o name | head -1)", "Failed to pull image", "may require authorization")
 
 	s.run("kubectl create secret docker-registry registry --docker-server="+registryName+":"+privatePort+" --docker-username="+user+" --docker-password='"+password+"'",
 		"secret/registry created")

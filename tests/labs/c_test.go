@@ -186,7 +186,7 @@ spec:
 	// A ConfigMap that changes reaches the pod.
 	s.run("echo '<h1>changed</h1>' > index.html && kubectl create configmap page --from-file=index.html --dry-run=client -o yaml | kubectl apply -f -")
 	s.see("kubectl exec volumes -c main -- cat /usr/share/nginx/html/index.html", "changed")
-	s.run("kubectl replace --force -f volumes.yaml >/dev/null 2>&1; kubectl delete pod volumes --now; kubectl apply -f volumes.yaml")
+	s.run("kubectl delete pod volumes --now && kubectl apply -f volumes.yaml")
 	s.run("kubectl wait --for=condition=Ready pod/volumes --timeout=3m")
 	s.run("kubectl exec volumes -c main -- cat /host/file", "kept")
 	s.refused("kubectl exec volumes -c main -- cat /scratch/file", "No such file")
@@ -279,32 +279,32 @@ spec:
 	s.run("kubectl rollout status statefulset/db --timeout=3m")
 	s.run("kubectl rollout status daemonset/agent --timeout=3m")
 	for kind, words := range map[string][2]string{
-		"cm":          {"kube-root-ca.crt", "ca.crt"},
-		"cronjob":     {"*/5 * * * *", "Schedule:"},
-		"deploy":      {"front", "RollingUpdateStrategy:"},
-		"ing":         {"web.lab.example", "Rules:"},
-		"job":         {"now", "Completions:"},
-		"netpol":      {"db", "PodSelector:"},
-		"ns":          {"kube-system", "Active"},
-		"pod":         {"web", "Containers:"},
-		"pvc":         {"data", "StorageClass:"},
-		"pv":          {"Bound", "Reclaim Policy:"},
-		"rs":          {"front-", "Controlled By:"},
-		"sa":          {"robot", "Name:"},
-		"sc":          {"default", "Provisioner:"},
-		"secret":      {"login", "Opaque"},
-		"sts":         {"db", "Update Strategy:"},
-		"svc":         {"kubernetes", "ClusterIP"},
-		"crb":         {"students", "node-reader"},
-		"crd":         {"crontabs.stable.example.com", "API Version:"},
-		"ds":          {"agent", "Node-Selector:"},
-		"ep":          {"kubernetes", "Subsets:"},
-		"hpa":         {"front", "Min replicas:"},
-		"quota":       {"two", "configmaps"},
-		"rb":          {"alice", "pod-reader"},
-		"role":        {"pod-reader", "[get list watch]"},
-		"clusterrole": {"cluster-admin", "PolicyRule:"},
-		"nodes":       {"node", "Allocatable:"},
+		"cm":                 {"kube-root-ca.crt", "ca.crt"},
+		"cronjob":            {"*/5 * * * *", "Schedule:"},
+		"deploy":             {"front", "RollingUpdateStrategy:"},
+		"ing":                {"web.lab.example", "Rules:"},
+		"job":                {"now", "Completions:"},
+		"netpol":             {"db", "PodSelector:"},
+		"ns":                 {"kube-system", "Active"},
+		"pod":                {"web", "Containers:"},
+		"pvc":                {"data", "StorageClass:"},
+		"pv":                 {"Bound", "Reclaim Policy:"},
+		"rs":                 {"front-", "Controlled By:"},
+		"sa":                 {"robot", "Name:"},
+		"sc":                 {"default", "Provisioner:"},
+		"secret":             {"login", "Opaque"},
+		"sts":                {"db", "Update Strategy:"},
+		"svc":                {"kubernetes", "ClusterIP"},
+		"clusterrolebinding": {"students", "node-reader"},
+		"crd":                {"crontabs.stable.example.com", "API Version:"},
+		"ds":                 {"agent", "Node-Selector:"},
+		"ep":                 {"kubernetes", "Subsets:"},
+		"hpa":                {"front", "Min replicas:"},
+		"quota":              {"two", "configmaps"},
+		"rolebinding":        {"alice", "pod-reader"},
+		"role":               {"pod-reader", "[get list watch]"},
+		"clusterrole":        {"cluster-admin", "PolicyRule:"},
+		"nodes":              {"node", "Allocatable:"},
 	} {
 		s.run("kubectl get "+kind, words[0])
 		s.run("kubectl describe "+kind, words[1])
