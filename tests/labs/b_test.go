@@ -185,7 +185,7 @@ spec:
 			- name: nfs
 				image: nfs-server
 				securityContext:
-					capabilities: {add: [DAC_READ_SEARCH, SYS_RESOURCE]}
+					capabilities: {add: [DAC_READ_SEARCH]}
 				ports:
 				- containerPort: 2049
 				readinessProbe:
@@ -195,7 +195,7 @@ spec:
 				- {name: exports, mountPath: /exports}
 			volumes:
 			- name: exports
-				hostPath: {path: /var/lib/exports, type: DirectoryOrCreate}
+				emptyDir: {} # a claim, where the data matters
 ---
 apiVersion: v1
 kind: Service
@@ -215,7 +215,7 @@ spec:
 	capacity: {storage: 1Gi}
 	accessModes: [ReadWriteMany]
 	storageClassName: nfs
-	nfs: {server: 10.43.0.99, path: /}
+	nfs: {server: 10.43.0.99, path: /exports}
 ---
 apiVersion: v1
 kind: PersistentVolumeClaim
@@ -247,7 +247,7 @@ spec:
 	s.run("kubectl apply -f nfs.yaml", "deployment.apps/nfs created", "persistentvolume/shared created")
 	s.run("kubectl rollout status deployment/nfs --timeout=3m", "successfully rolled out")
 	s.see("kubectl get pvc,pv", "Bound", "default/shared")
-	s.run("echo experiment 42 > /var/lib/exports/data")
+	s.run("kubectl exec deployment/nfs -- sh -c 'echo experiment 42 > /exports/data'")
 	// A client in user space, on the other node.
 	s.file("client.yaml", `
 apiVersion: v1
@@ -261,14 +261,14 @@ spec:
 	- {name: client, image: nfs-server, command: [sleep, "36000"]}
 `)
 	s.run("kubectl apply -f client.yaml && kubectl wait --for=condition=Ready pod/client --timeout=3m")
-	s.see("kubectl exec client -- nfs-cat 'nfs://10.43.0.99/data?version=4'", "experiment 42")
+	s.see("kubectl exec client -- nfs-cat 'nfs://10.43.0.99/exports/data?version=4'", "experiment 42")
 
 	kernel, err := os.ReadFile("/proc/filesystems")
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	if !strings.Contains(string(kernel), "nfs4") {
-		s.see("kubectl describe pod reader", "MountVolume.SetUp failed for volume \"shared\"", "10.43.0.99:/")
+		s.see("kubectl describe pod reader", "MountVolume.SetUp failed for volume \"shared\"", "10.43.0.99:/exports")
 		s.t.Log("this machine's kernel has no NFS: the volume can't be mounted, only the server and a client in user space were tried")
 		s.run("kubectl delete pod reader client --now")
 		return
@@ -276,7 +276,7 @@ spec:
 	s.run("kubectl wait --for=condition=Ready pod/reader --timeout=3m")
 	s.run("kubectl exec reader -- cat /shared/data", "experiment 42")
 	s.run("kubectl exec reader -- sh -c 'echo back > /shared/answer'")
-	s.run("cat /var/lib/exports/answer", "back")
+	s.run("kubectl exec deployment/nfs -- cat /exports/answer", "back")
 	s.run("kubectl delete pod reader client --now")
 }
 
@@ -491,12 +491,12 @@ spec:
 				requests: {storage: 100Mi}
 `)
 	s.run("kubectl apply -f redis.yaml", "statefulset.apps/redis created")
-	s.run("kubectl rollout status statefulset/redis --timeout=3m", "rolling update complete 2 pods")
+	s.run("kubectl rollout status statefulset/redis --timeout=3m", "complete")
 	s.run("kubectl get pods -l app=redis", "redis-0", "redis-1")
 	s.run("kubectl get pvc", "data-redis-0", "data-redis-1", "Bound")
 	s.see("kubectl exec redis-0 -- redis-cli -h redis-1.redis set colour green", "OK")
 	s.run("kubectl delete pod redis-1")
-	s.run("kubectl rollout status statefulset/redis --timeout=3m", "rolling update complete")
+	s.run("kubectl rollout status statefulset/redis --timeout=3m", "complete")
 	s.see("kubectl exec redis-0 -- redis-cli -h redis-1.redis get colour", "green")
 	s.run("kubectl scale statefulset redis --replicas=1")
 	s.unseen("kubectl get pods -l app=redis", "redis-1")

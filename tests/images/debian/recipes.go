@@ -87,10 +87,10 @@ var recipes = []recipe{
 		// A server in user space: kernels without nfsd have it too. With clients.
 		names:    []string{"library/nfs-server:latest"},
 		packages: []string{"nfs-ganesha", "nfs-ganesha-vfs", "libnfs-utils"},
-		setup:    `mkdir -p /exports /run/ganesha /var/lib/nfs/ganesha`,
+		setup:    `mkdir -p /exports /run/ganesha /run/rpcbind /var/lib/nfs/ganesha && ln -sf /proc/self/mounts /etc/mtab`,
 		files:    []file{{"ganesha.conf", "etc/ganesha/ganesha.conf", 0o644}},
 		config: v1.ImageConfig{
-			Cmd:          []string{"ganesha.nfsd", "-F", "-L", "/dev/stdout", "-f", "/etc/ganesha/ganesha.conf"},
+			Cmd:          []string{"sh", "-c", "rpcbind && exec ganesha.nfsd -F -L STDOUT -f /etc/ganesha/ganesha.conf"},
 			ExposedPorts: map[string]struct{}{"2049/tcp": {}},
 		},
 	},

@@ -34,4 +34,4 @@ if [ ! -d "$data/mysql" ]; then
 	set -- "$@" --init-file="$init"
 	echo "[Note] [Entrypoint]: MariaDB init process done. Ready for start up."
 fi
-exec "$@" --user=mysql --bind-address=0.0.0.0
+exec "$@" --user=mysql --bind-address=0.0.0.0 --skip-name-resolve
