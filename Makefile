@@ -44,8 +44,9 @@ ZSTD := $(if $(filter fast,$(PACK)),3,19)
 BUILD_PACKAGES := ca-certificates gcc git libc6-dev libseccomp-dev pkg-config zstd
 TEST_PACKAGES := busybox-static iproute2 nftables procps shellcheck util-linux
 VM_PACKAGES := debootstrap e2fsprogs qemu-system-x86 qemu-utils
+LAB_PACKAGES := curl debootstrap openssl tar
 
-.PHONY: help build run test unit e2e vm bench lint release clean deps test-deps images FORCE
+.PHONY: help build run test unit e2e vm labs bench lint release clean deps test-deps images FORCE
 
 help: ## list the targets
 	@echo "Kedge $(VERSION) ($(COMMIT), $(TREE))"; echo
@@ -154,9 +155,9 @@ $(LINT): tools/go.mod
 	CGO_ENABLED=0 go -C tools build -o $(abspath $@) github.com/golangci/golangci-lint/v2/cmd/golangci-lint && touch $@
 
 lint: $(LINT) test-deps ## look at the code: golangci-lint, shellcheck
-	$(LINT) run --build-tags '$(TAGS) e2e vm' ./...
+	$(LINT) run --build-tags '$(TAGS) e2e vm labs' ./...
 	cd cmd/addons && $(abspath $(LINT)) run ./...
-	shellcheck -x -P SCRIPTDIR scripts/*.sh tests/vm/*.sh .ci/run
+	shellcheck -x -P SCRIPTDIR scripts/*.sh tests/vm/*.sh tests/images/debian/*.sh tests/images/debian/files/*.sh .ci/run
 
 # Packages with unit tests import nothing heavy: -race builds them in seconds.
 UNIT = $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./cmd/... ./pkg/... ./scripts/... ./tests/bench/... ./tests/images/... ./tests/testbed/... ./tests/vm/...)
@@ -174,6 +175,11 @@ e2e: build images ## tests of behaviour: dist/kedge on hosts in namespaces (as r
 vm: build images test-deps ## tests of behaviour in virtual machines with systemd; a quarter of an hour (as root)
 	@$(call install,$(VM_PACKAGES))
 	go test -tags vm -count=1 -timeout 60m ./tests/vm
+
+labs: build images test-deps ## courses and tutorials, command for command, against dist/kedge (as root)
+	@$(call install,$(LAB_PACKAGES))
+	@go run ./tests/images/debian/make
+	go test -tags labs -count=1 -timeout 30m -parallel 2 ./tests/labs
 
 bench: build images test-deps ## measure Kedge beside the stock components (as root)
 	go run ./tests/bench
