@@ -395,7 +395,7 @@ func (c *controller) reconcile(ctx context.Context, name string) error {
 func (c *controller) deploy(ctx context.Context, name string, p plan) error {
 	content, err := read(filepath.Join(c.dir, p.file.path))
 	if err != nil || checksum(content) != p.file.checksum {
-		return nil // it has changed: a look at the directory follows
+		return nil //nolint:nilerr // it has changed: a look at the directory follows
 	}
 	objects, err := parse(content)
 	if err != nil {
