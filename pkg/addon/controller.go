@@ -30,6 +30,9 @@ const (
 	blindInterval = 10 * time.Second
 	// packagedLimit is how long the user's files wait for the packaged ones.
 	packagedLimit = 10 * time.Second
+	// headStart is how long many files of the user's hardly slow down the rest of
+	// the start.
+	headStart = 10 * time.Second
 )
 
 // cluster is what the controller does there.
@@ -114,8 +117,12 @@ func (c *controller) Run(ctx context.Context) error {
 	watch := newWatcher(c.log)
 	defer watch.close()
 	parts.Go(watch.run)
-	for range workers {
+	for i := range workers {
 		parts.Go(func() {
+			// At first one alone: the node and DNS need the processor more.
+			if i > 0 && !sleep(ctx, headStart) {
+				return
+			}
 			for c.work(ctx) {
 			}
 		})
@@ -210,6 +217,16 @@ func (c *controller) load(ctx context.Context) ([]*Addon, bool) {
 		case <-ctx.Done():
 			return nil, false
 		}
+	}
+}
+
+// sleep returns false as soon as ctx ends.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -378,7 +395,7 @@ func (c *controller) reconcile(ctx context.Context, name string) error {
 func (c *controller) deploy(ctx context.Context, name string, p plan) error {
 	content, err := read(filepath.Join(c.dir, p.file.path))
 	if err != nil || checksum(content) != p.file.checksum {
-		return nil // it has changed: a look at the directory follows
+		return nil //nolint:nilerr // it has changed: a look at the directory follows
 	}
 	objects, err := parse(content)
 	if err != nil {

@@ -130,10 +130,11 @@ func (c *fakeCluster) learn(kind string) {
 	}
 }
 
-func (c *fakeCluster) refuse(name string, refused bool) {
+// refuse has the object z refused, or not.
+func (c *fakeCluster) refuse(refused bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.refused[name] = refused
+	c.refused["z"] = refused
 }
 
 // forgetRequests returns what was written since the last time.
@@ -269,16 +270,16 @@ func TestFailures(t *testing.T) {
 	f.put("a.yaml", configMap("x", "y"))
 	stop := run(t, c, f, none())
 	c.is(t, "at first", "x=a y=a", "a=Applied")
-	c.refuse("z", true)
+	c.refuse(true)
 	f.put("a.yaml", configMap("x", "z"))
 	c.is(t, "an object is refused", "x=a y=a", "a=ApplyFailed") // y stays until all is well
-	c.refuse("z", false)
+	c.refuse(false)
 	c.is(t, "no longer", "x=a z=a", "a=Applied")
-	c.refuse("z", true)
+	c.refuse(true)
 	f.remove("a.yaml")
 	c.is(t, "an object can't be pruned", "z=a", "a=PruneFailed")
 	stop()
-	c.refuse("z", false)
+	c.refuse(false)
 	run(t, c, f, none())
 	c.is(t, "it can, later", "", "")
 }

@@ -69,8 +69,7 @@ var variable = regexp.MustCompile(`\$\{([A-Z][A-Z0-9_]*)\}`)
 func expand(text []byte, variables map[string]string) ([]byte, error) {
 	var err error
 	text = variable.ReplaceAllFunc(text, func(match []byte) []byte {
-		name := string(match[2 : len(match)-1])
-		value, ok := variables[name]
+		value, ok := variables[string(match[2:len(match)-1])]
 		if !ok {
 			err = errors.Join(err, fmt.Errorf("unknown variable %s", match))
 		}

@@ -58,7 +58,7 @@ func scan(dir string, packaged *packaged, last map[string]*file, enter func(dir 
 			return nil
 		case err != nil:
 			now.partial = err
-			return nil
+			return nil //nolint:nilerr // the others are to be found
 		case at == dir && !entry.IsDir():
 			return fmt.Errorf("%s is not a directory", dir)
 		case at != dir && strings.HasPrefix(entry.Name(), "."):
