@@ -49,7 +49,7 @@ func (v *volumes) Start(context.Context) error {
 	v.mu.Lock()
 	v.client = client
 	v.mu.Unlock()
-	v.run.Run(v.Node.Run)
+	v.run.Run(v.Run)
 	return nil
 }
 

@@ -65,6 +65,7 @@ func (p *Provisioner) Run(ctx context.Context) error {
 			client:      client,
 			directories: p.options.Directories,
 			events:      broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: ProvisionerName}),
+			log:         p.options.Log,
 		},
 		controller.AdditionalProvisionerNames([]string{RancherName}),
 		controller.ClaimsInformer(claims),

@@ -103,7 +103,7 @@ func (n *Node) Make(ctx context.Context, v Volume, root string) (string, error) 
 func choose(roots []string, dir string) string {
 	best, most := roots[0], uint64(0)
 	for _, root := range roots {
-		if _, err := os.Lstat(filepath.Join(root, dir)); err == nil {
+		if _, err := os.Lstat(filepath.Join(root, dir)); err == nil { //nolint:gosec // checkDir has seen the name
 			return root
 		}
 		var stat unix.Statfs_t
@@ -123,7 +123,7 @@ func makeIn(path, dir string, mode fs.FileMode) error {
 		return err
 	}
 	// The directories in it are anybody's; it keeps the host's users out.
-	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) { //nolint:gosec // a root of the configuration
 		return err
 	}
 	root, err := os.OpenRoot(path)
@@ -188,19 +188,21 @@ func (n *Node) Remove(ctx context.Context, root, dir string) error {
 	defer n.mu.Unlock()
 	err = moveAside(root, dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		n.options.Log.Info("the directory of a volume was removed before", "path", filepath.Join(root, dir))
+		// Asked again, after a lost answer, or because the volume is not gone yet.
+		n.options.Log.Debug("the directory of a volume was removed before", "path", filepath.Join(root, dir))
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("remove a directory on node %s: %w", n.options.Name, err)
 	}
+	n.options.Log.Info("removed the directory of a volume", "path", filepath.Join(root, dir))
 	n.empty(root)
 	return nil
 }
 
 // hasAttic tells whether a directory is or was a root.
 func hasAttic(root string) bool {
-	info, err := os.Lstat(filepath.Join(root, attic))
+	info, err := os.Lstat(filepath.Join(root, attic)) //nolint:gosec // only looks
 	return err == nil && info.IsDir()
 }
 

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -42,6 +44,7 @@ type provisioner struct {
 	// asked that holds the node's tunnel.
 	directories func(node string) Directories
 	events      record.EventRecorder
+	log         *slog.Logger
 }
 
 var _ controller.Provisioner = &provisioner{}
@@ -65,6 +68,7 @@ func (p *provisioner) Provision(ctx context.Context, o controller.ProvisionOptio
 	if host == "" {
 		return nil, controller.ProvisioningFinished, fmt.Errorf("node %s has no label %s, by which its volumes are tied to it: add it", node.Name, corev1.LabelHostname)
 	}
+	began := time.Now()
 	v := Volume{Name: o.PVName, Namespace: claim.Namespace, Claim: claim.Name}
 	path, err := p.directories(node.Name).Make(ctx, v, class.Parameters[rootParameter])
 	switch {
@@ -75,6 +79,7 @@ func (p *provisioner) Provision(ctx context.Context, o controller.ProvisionOptio
 	case err != nil:
 		return nil, controller.ProvisioningFinished, err
 	}
+	p.log.Info("made a directory for a claim", "claim", claim.Namespace+"/"+claim.Name, "node", node.Name, "path", path, "took", time.Since(began).Round(time.Millisecond))
 	volume := &corev1.PersistentVolume{
 		ObjectMeta: metav1.ObjectMeta{Name: o.PVName, Annotations: map[string]string{NodeAnnotation: node.Name}},
 		Spec: corev1.PersistentVolumeSpec{

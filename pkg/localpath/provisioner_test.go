@@ -24,6 +24,7 @@ func newProvisioner(d Directories) (*provisioner, *record.FakeRecorder) {
 		client:      fake.NewClientset(node),
 		directories: func(string) Directories { return d },
 		events:      events,
+		log:         slog.New(slog.DiscardHandler),
 	}, events
 }
 

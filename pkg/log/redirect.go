@@ -138,14 +138,17 @@ func (k *kubeHandler) writeKlog(data []byte) {
 
 // harmlessParts are of messages that Kubernetes logs as errors although all is
 // well: the end of each exec, the last look at a deleted pod's volumes,
-// kube-proxy's first look for what an earlier run may have left, and the second
-// pod range for a new node that its controller tries when its cache lags.
+// kube-proxy's first look for what an earlier run may have left, the second
+// pod range for a new node that its controller tries when its cache lags, and
+// what keeps a volume from being made or removed, which its event says too.
 var harmlessParts = [][]byte{
 	[]byte("list table ip kube-proxy"),
 	[]byte("list table ip6 kube-proxy"),
 	[]byte("may specify no more than one CIDR for each IP family"),
 	[]byte("use of closed network connection"),
 	[]byte("no relationship found between node"),
+	[]byte("error syncing claim \""),
+	[]byte("error syncing volume \""),
 }
 
 func harmless(message []byte) bool {
