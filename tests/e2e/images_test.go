@@ -237,7 +237,7 @@ func TestImages(t *testing.T) {
 		if line := lastLine(c.server.Log(), "imported"); line != "" {
 			t.Errorf("what was there is imported again: %s", line)
 		}
-		s.never("main", names.Replace("REGISTRY/team/listed:1"))
+		s.never("main", "mended:1")
 	})
 }
 
