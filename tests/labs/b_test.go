@@ -280,7 +280,9 @@ spec:
 	s.run("kubectl delete pod reader client --now")
 }
 
-// labBPrometheus has every component scraped, and an alert fire.
+// labBPrometheus has every component scraped, and an alert fire. Debian's
+// Prometheus is built without the discovery of Kubernetes, so the targets are in
+// its configuration.
 func labBPrometheus(s shell) {
 	s.file("prometheus.yaml", `
 apiVersion: v1
@@ -342,24 +344,20 @@ data:
 			scheme: https
 			authorization: &token {credentials_file: /var/run/secrets/kubernetes.io/serviceaccount/token}
 			tls_config: {ca_file: /var/run/secrets/kubernetes.io/serviceaccount/ca.crt}
-			kubernetes_sd_configs: [{role: endpoints, namespaces: {names: [default]}}]
-			relabel_configs:
-			- {source_labels: [__meta_kubernetes_service_name], regex: kubernetes, action: keep}
+			static_configs: [{targets: ['kubernetes.default:443']}]
 		- job_name: kubelet
 			scheme: https
 			authorization: *token
 			tls_config: {insecure_skip_verify: true}
-			kubernetes_sd_configs: [{role: node}]
+			static_configs: [{targets: ['SERVER:10250', 'AGENT:10250']}]
 		- job_name: cadvisor
 			scheme: https
 			metrics_path: /metrics/cadvisor
 			authorization: *token
 			tls_config: {insecure_skip_verify: true}
-			kubernetes_sd_configs: [{role: node}]
+			static_configs: [{targets: ['SERVER:10250', 'AGENT:10250']}]
 		- job_name: kube-proxy
-			kubernetes_sd_configs: [{role: node}]
-			relabel_configs:
-			- {source_labels: [__address__], regex: '(.*):\d+', replacement: '$1:10249', target_label: __address__}
+			static_configs: [{targets: ['SERVER:10249', 'AGENT:10249']}]
 		- job_name: controller-manager
 			scheme: https
 			authorization: *token
@@ -371,10 +369,7 @@ data:
 			tls_config: {insecure_skip_verify: true}
 			static_configs: [{targets: ['SERVER:10259']}]
 		- job_name: coredns
-			kubernetes_sd_configs: [{role: endpoints, namespaces: {names: [kube-system]}}]
-			relabel_configs:
-			- {source_labels: [__meta_kubernetes_service_name], regex: kube-dns, action: keep}
-			- {source_labels: [__meta_kubernetes_endpoint_port_name], regex: metrics, action: keep}
+			static_configs: [{targets: ['kube-dns.kube-system:9153']}]
 ---
 apiVersion: apps/v1
 kind: Deployment
@@ -414,7 +409,8 @@ spec:
 	ports:
 	- {port: 9090, nodePort: 30090}
 `)
-	s.run("sed -i s/SERVER/" + s.host.Address.String() + "/ prometheus.yaml")
+	agent := s.run(`kubectl get node agent -o jsonpath='{.status.addresses[?(@.type=="InternalIP")].address}'`)
+	s.run("sed -i 's/SERVER/" + s.host.Address.String() + "/; s/AGENT/" + agent + "/' prometheus.yaml")
 	s.run("kubectl create deployment canary --image=nginx")
 	s.run("kubectl apply -f prometheus.yaml", "deployment.apps/prometheus created")
 	s.run("kubectl -n monitoring rollout status deployment/prometheus --timeout=3m", "successfully rolled out")
