@@ -21,10 +21,10 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/loadbalancer"
 )
 
-// balancerPort is where the node's load balancer listens.
 // AllPorts are what an agent listens on.
 func AllPorts(c config.Node) []hostcheck.Port { return append(Ports(), balancerPort(c)) }
 
+// balancerPort is where the node's load balancer listens.
 func balancerPort(c config.Node) hostcheck.Port {
 	return hostcheck.Port{Host: "127.0.0.1", Number: int(c.LBPort), Use: "load balancer for the API", Option: "--lb-server-port"}
 }

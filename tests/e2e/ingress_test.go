@@ -107,11 +107,10 @@ func TestIngress(t *testing.T) {
 	system("rollout", "status", "daemonset/ingress", fmt.Sprintf("--timeout=%.0fs", limit.Seconds()))
 	nodes := []*testbed.Host{f.node, f.agents[0].host}
 	addresses := []string{nodes[0].Address.String(), nodes[1].Address.String()}
-	if system("get", "service/ingress", "-o", "jsonpath={.status.loadBalancer.ingress[*].ip}") == "" {
-		// What the service load balancer does.
-		system("patch", "service/ingress", "--subresource=status", "--type=merge", "-p",
-			fmt.Sprintf(`{"status":{"loadBalancer":{"ingress":[{"ip":%q},{"ip":%q}]}}}`, addresses[0], addresses[1]))
-	}
+	eventually(t, "the ingress to have both nodes' addresses", func() (bool, string) {
+		out := system("get", "service/ingress", "-o", "jsonpath={.status.loadBalancer.ingress[*].ip}")
+		return strings.Contains(out, addresses[0]) && strings.Contains(out, addresses[1]), out
+	})
 	s.apply(routedWeb)
 	s.rollout("deployment/web")
 

@@ -29,11 +29,11 @@ type cluster struct {
 }
 
 // newCluster starts a server on a host of its own and waits until pods can run.
-func newCluster(t *testing.T, args ...string) *cluster {
+func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	bed := testbed.New(t)
 	c := &cluster{node: newHost(t, bed, "node"), beside: newHost(t, bed, "beside"), images: buildImages(t)}
-	c.start(t, args...)
+	c.start(t)
 	c.loadImages(t)
 	return c
 }

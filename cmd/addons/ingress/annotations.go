@@ -271,7 +271,7 @@ func duration(v string) (time.Duration, error) {
 func size(v string) (int64, error) {
 	wrong := fmt.Errorf("%q is no size such as 8Mi", v)
 	v = strings.TrimSpace(v)
-	factor := int64(1)
+	var factor int64
 	switch lower := strings.ToLower(v); {
 	case strings.HasSuffix(lower, "k"):
 		factor = 1 << 10

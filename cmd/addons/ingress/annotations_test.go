@@ -145,7 +145,7 @@ func TestProblems(t *testing.T) {
 		`spec: {tls: [{hosts: [h], secretName: broken}], ` + rules + `}`:         "the Secret default/broken has no usable certificate: tls: failed to find any PEM data in key input",
 	} {
 		i := c.addIngress(t, "{metadata: {name: one}, "+text+"}")
-		if got := c.build(nil).problems("one"); len(got) != 1 || got[0] != want {
+		if got := c.build().problems("one"); len(got) != 1 || got[0] != want {
 			t.Errorf("%s: %q, want %q", text, got, want)
 		}
 		c.list = nil
@@ -159,7 +159,7 @@ func TestProblems(t *testing.T) {
 	} {
 		key, value, _ := strings.Cut(annotations, "=")
 		i := c.simple(t, "h", "Prefix", "/", "web", key, value)
-		got := c.build(nil).problems(i.Name)
+		got := c.build().problems(i.Name)
 		if want := strings.ReplaceAll(want, `"tls.crt"`, `"tls.key"`); len(got) != 1 || (got[0] != want && got[0] != strings.ReplaceAll(want, "tls.key", "tls.crt")) {
 			t.Errorf("%s: %q, want %q", annotations, got, want)
 		}

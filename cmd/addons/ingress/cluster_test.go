@@ -139,12 +139,9 @@ spec:
 }
 
 // build makes the routes.
-func (c *fakeCluster) build(set *settings) *build {
-	if set == nil {
-		set = &settings{}
-	}
+func (c *fakeCluster) build() *build {
 	p := &pools{slices: c.slicesOf}
-	return newBuild(c, p, &parsed{}, func(string) *tls.Certificate { return nil }, set)
+	return newBuild(c, p, &parsed{}, func(string) *tls.Certificate { return nil }, &settings{})
 }
 
 // problems are those of an Ingress by name.

@@ -136,7 +136,7 @@ spec:
 	- filters: [{type: RequestMirror, requestMirror: {backendRef: {name: web, port: 80}}}]
 		backendRefs: [{name: web, port: 80}]`, "Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs PartiallyInvalid=True/UnsupportedValue"},
 	} {
-		b := gatewayCluster(t, test.text).build(nil)
+		b := gatewayCluster(t, test.text).build()
 		if len(b.gateway.routes) != 1 {
 			t.Errorf("%s: %d routes", name, len(b.gateway.routes))
 			continue
@@ -169,7 +169,7 @@ spec:
 	parentRefs: [{name: gateway, sectionName: http}, {name: gateway, sectionName: tls}]
 	rules: [{backendRefs: [{name: web, port: 80}]}]`)
 	c.secrets[objectName{"default", "cert"}] = newAuthority(t).secret("cert", "1", "a.test")
-	b := c.build(nil)
+	b := c.build()
 	status := b.gateway.gateways[0].status([]corev1.LoadBalancerIngress{{IP: "192.0.2.1"}})
 	want := map[string]string{
 		"http":    "Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs Programmed=True/Programmed Conflicted=False/NoConflicts",
@@ -194,7 +194,7 @@ spec:
 	}
 	// Told once more, nothing changes, the times included.
 	c.gateway.gateways[0].Status = status
-	if again := c.build(nil).gateway.gateways[0].status([]corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}); reasons(again.Conditions) != reasons(status.Conditions) ||
+	if again := c.build().gateway.gateways[0].status([]corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}); reasons(again.Conditions) != reasons(status.Conditions) ||
 		again.Conditions[0].LastTransitionTime != status.Conditions[0].LastTransitionTime {
 		t.Errorf("the status changes without a reason: %+v", again)
 	}
@@ -225,11 +225,11 @@ spec:
 	elsewhere := *c.services["default/web"]
 	elsewhere.Namespace = "other"
 	c.services["other/web"] = &elsewhere
-	if got := reasons(c.build(nil).gateway.routes[0].status()[0].Conditions); got != "Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs" {
+	if got := reasons(c.build().gateway.routes[0].status()[0].Conditions); got != "Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs" {
 		t.Errorf("with a grant: %s", got)
 	}
 	c.gateway.grants[0].Spec.From[0].Namespace = "third"
-	if got := reasons(c.build(nil).gateway.routes[0].status()[0].Conditions); got != "Accepted=True/Accepted ResolvedRefs=False/RefNotPermitted" {
+	if got := reasons(c.build().gateway.routes[0].status()[0].Conditions); got != "Accepted=True/Accepted ResolvedRefs=False/RefNotPermitted" {
 		t.Errorf("with a grant for others: %s", got)
 	}
 }
@@ -248,7 +248,7 @@ metadata: {name: route}
 spec:
 	parentRefs: [{name: theirs}]
 	rules: [{backendRefs: [{name: web, port: 80}]}]`)
-	b := c.build(nil)
+	b := c.build()
 	if len(b.routes)+len(b.gateway.gateways)+len(b.gateway.routes) != 0 {
 		t.Errorf("objects of another class are ours: %+v", b.gateway)
 	}
@@ -256,7 +256,7 @@ spec:
 		{ParentRef: gatewayv1.ParentReference{Name: "theirs"}, ControllerName: "example.com/other"},
 		{ParentRef: gatewayv1.ParentReference{Name: "theirs"}, ControllerName: ControllerName},
 	}
-	parents := c.build(nil).gateway.routes[0].status()
+	parents := c.build().gateway.routes[0].status()
 	if len(parents) != 1 || parents[0].ControllerName != "example.com/other" {
 		t.Errorf("the parents are %+v", parents)
 	}

@@ -49,11 +49,12 @@ func Main() {
 	_ = f.Parse(os.Args[1:]) // exits by itself
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	defer stop()
 	logger := slog.New(slog.NewJSONHandler(os.Stderr, nil))
 	slog.SetDefault(logger)
 	klog.SetSlogLogger(logger)
-	if err := run(ctx, o); err != nil {
+	err := run(ctx, o)
+	stop()
+	if err != nil {
 		slog.Error("the ingress ends", "err", err)
 		os.Exit(1)
 	}

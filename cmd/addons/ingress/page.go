@@ -13,5 +13,5 @@ func page(w http.ResponseWriter, status int, why string) {
 	h.Set("Cache-Control", "no-store")
 	h.Del("Content-Length")
 	w.WriteHeader(status)
-	_, _ = fmt.Fprintf(w, "%d %s: %s\n", status, http.StatusText(status), why)
+	_, _ = fmt.Fprintf(w, "%d %s: %s\n", status, http.StatusText(status), why) //nolint:gosec // plain text, not to be sniffed
 }

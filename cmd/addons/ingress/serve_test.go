@@ -292,7 +292,7 @@ spec:
 	}
 	transport := &http3.Transport{TLSClientConfig: &tls.Config{RootCAs: s.ca.pool(), ServerName: "a.test"}}
 	defer func() { _ = transport.Close() }()
-	r, err := http.NewRequestWithContext(t.Context(), "POST", "https://"+s.https+"/x", strings.NewReader("12345"))
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+s.https+"/x", strings.NewReader("12345"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -566,7 +566,7 @@ func once(client *http.Client, method string) error {
 	}
 	defer func() { _ = response.Body.Close() }()
 	body, err := io.ReadAll(response.Body)
-	if err == nil && (response.StatusCode != 200 || string(body) != "well") {
+	if err == nil && (response.StatusCode != http.StatusOK || string(body) != "well") {
 		err = errors.New(response.Status + " " + string(body))
 	}
 	return err
@@ -599,7 +599,7 @@ func BenchmarkMatch(b *testing.B) {
 	for i := range 500 {
 		c.simple(b, "host"+strconv.Itoa(i)+".test", "Prefix", "/", "web")
 	}
-	table, r := newTable(c.build(nil).routes), request("GET", "http://host250.test/some/path")
+	table, r := newTable(c.build().routes), request("GET", "http://host250.test/some/path")
 	b.ReportAllocs()
 	for b.Loop() {
 		if table.match(r) == nil {

@@ -51,7 +51,7 @@ func TestPaths(t *testing.T) {
 		c := newFakeCluster()
 		c.addService("web", "10.0.0.1:80")
 		c.simple(t, "example.com", test.kind, test.path, "web")
-		found := newTable(c.build(nil).routes).match(request("GET", "http://example.com"+test.asked))
+		found := newTable(c.build().routes).match(request("GET", "http://example.com"+test.asked))
 		if (found != nil) != test.want {
 			t.Errorf("%s %s serves %s: %t, want %t", test.kind, test.path, test.asked, found != nil, test.want)
 		}
@@ -75,7 +75,7 @@ func TestPathOverlap(t *testing.T) {
 metadata: {name: default}
 spec: {defaultBackend: {service: {name: last, port: {number: 80}}}}
 `)
-	table := newTable(c.build(nil).routes)
+	table := newTable(c.build().routes)
 	for url, want := range map[string]string{
 		"http://example.com/aaa/bbb/ccc":     "bbb",
 		"http://example.com/aaa/ccc":         "aaa",
@@ -133,7 +133,7 @@ func TestPrecedence(t *testing.T) {
 		made("a", func(*route) {}),
 		made("query", func(r *route) { r.query = []valueMatch{{name: "q", value: "1"}} }),
 		made("header", func(r *route) { r.headers = header }),
-		made("headers", func(r *route) { r.headers = append(header, valueMatch{name: "X-More", value: "c"}) }),
+		made("headers", func(r *route) { r.headers = slices.Concat(header, []valueMatch{{name: "X-More", value: "c"}}) }),
 		made("method", func(r *route) { r.method = "POST" }),
 		made("long", func(r *route) { r.path = "/long" }),
 		made("exact", func(r *route) { r.kind, r.path = pathExact, "/x" }),
@@ -178,7 +178,7 @@ func TestClasses(t *testing.T) {
 	}
 	served := func() string {
 		var names []string
-		for _, r := range c.build(nil).reports {
+		for _, r := range c.build().reports {
 			names = append(names, r.ingress.Name)
 		}
 		return strings.Join(names, " ")
@@ -212,7 +212,7 @@ func TestRewrite(t *testing.T) {
 		c.addService("web", "10.0.0.1:80")
 		c.simple(t, "h", "ImplementationSpecific", test.path, "web", test.annotations...)
 		r := request("GET", "http://h"+test.url)
-		found := newTable(c.build(nil).routes).match(r)
+		found := newTable(c.build().routes).match(r)
 		if found == nil {
 			t.Errorf("%s: no route", test.url)
 			continue

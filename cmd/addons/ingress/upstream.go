@@ -68,7 +68,7 @@ func (a *attempt) next() string {
 
 // remember gives the client the cookie that brings it back.
 func (a *attempt) remember(sticky *affinity, address string) {
-	cookie := http.Cookie{
+	cookie := http.Cookie{ //nolint:gosec // Secure where the client came by TLS
 		Name: sticky.cookie, Value: endpointCookie(address), Path: "/",
 		MaxAge: sticky.maxAge, HttpOnly: true, Secure: secure(a.r), SameSite: http.SameSiteLaxMode,
 	}

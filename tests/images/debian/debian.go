@@ -40,9 +40,8 @@ type Layout string
 
 // builder makes images in build/lab-images of a module.
 type builder struct {
-	dir    string // the layout
-	work   string // root file systems and what is known of layers
-	mirror string
+	dir  string // the layout
+	work string // root file systems and what is known of layers
 }
 
 // Build makes the images that are missing or whose recipe has changed, in the
