@@ -492,16 +492,16 @@ spec:
 	s.run("kubectl rollout status statefulset/redis --timeout=3m", "complete")
 	s.run("kubectl get pods -l app=redis", "redis-0", "redis-1")
 	s.run("kubectl get pvc", "data-redis-0", "data-redis-1", "Bound")
-	s.see("kubectl exec redis-0 -- redis-cli -h redis-1.redis set colour green", "OK")
+	s.see("kubectl exec redis-0 -- timeout 5 redis-cli -h redis-1.redis set colour green", "OK")
 	s.run("kubectl delete pod redis-1")
 	s.run("kubectl rollout status statefulset/redis --timeout=3m", "complete")
-	s.see("kubectl exec redis-0 -- redis-cli -h redis-1.redis get colour", "green")
+	s.see("kubectl exec redis-0 -- timeout 5 redis-cli -h redis-1.redis get colour", "green")
 	s.run("kubectl scale statefulset redis --replicas=1")
 	s.unseen("kubectl get pods -l app=redis", "redis-1")
 	s.run("kubectl get pvc", "data-redis-1") // the data stays
 	s.run("kubectl scale statefulset redis --replicas=2")
 	s.run("kubectl rollout status statefulset/redis --timeout=3m")
-	s.see("kubectl exec redis-0 -- redis-cli -h redis-1.redis get colour", "green")
+	s.see("kubectl exec redis-0 -- timeout 5 redis-cli -h redis-1.redis get colour", "green")
 }
 
 // labBBackup dumps a database on a schedule, and restores it into an empty one.
