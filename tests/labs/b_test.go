@@ -415,7 +415,9 @@ spec:
 	s.run("kubectl apply -f prometheus.yaml", "deployment.apps/prometheus created")
 	s.run("kubectl -n monitoring rollout status deployment/prometheus --timeout=3m", "successfully rolled out")
 	s.run("kubectl rollout status deployment/canary --timeout=3m")
-	const query = "curl -sG --max-time 10 http://127.0.0.1:30090/api/v1/query --data-urlencode "
+	// kube-proxy's nftables mode has no node ports on 127.0.0.1.
+	at := "http://" + s.host.Address.String() + ":30090/api/v1"
+	query := "curl -sG --max-time 10 " + at + "/query --data-urlencode "
 	for job, targets := range map[string]string{
 		"apiserver": "1", "kubelet": "2", "cadvisor": "2", "kube-proxy": "2", "controller-manager": "1", "scheduler": "1", "coredns": "1",
 	} {
@@ -432,7 +434,7 @@ spec:
 	} {
 		s.see(query+"'query=count("+metric+") > 0'", `"value"`)
 	}
-	const alerts = "curl -s --max-time 10 http://127.0.0.1:30090/api/v1/alerts"
+	alerts := "curl -s --max-time 10 " + at + "/alerts"
 	s.unseen(alerts, "firing")
 	s.run("kubectl delete deployment canary")
 	s.see(alerts, "DeploymentGone", "firing")
@@ -490,16 +492,16 @@ spec:
 	s.run("kubectl rollout status statefulset/redis --timeout=3m", "complete")
 	s.run("kubectl get pods -l app=redis", "redis-0", "redis-1")
 	s.run("kubectl get pvc", "data-redis-0", "data-redis-1", "Bound")
-	s.see("kubectl exec redis-0 -- redis-cli -h redis-1.redis set colour green", "OK")
+	s.see("kubectl exec redis-0 -- timeout 5 redis-cli -h redis-1.redis set colour green", "OK")
 	s.run("kubectl delete pod redis-1")
 	s.run("kubectl rollout status statefulset/redis --timeout=3m", "complete")
-	s.see("kubectl exec redis-0 -- redis-cli -h redis-1.redis get colour", "green")
+	s.see("kubectl exec redis-0 -- timeout 5 redis-cli -h redis-1.redis get colour", "green")
 	s.run("kubectl scale statefulset redis --replicas=1")
 	s.unseen("kubectl get pods -l app=redis", "redis-1")
 	s.run("kubectl get pvc", "data-redis-1") // the data stays
 	s.run("kubectl scale statefulset redis --replicas=2")
 	s.run("kubectl rollout status statefulset/redis --timeout=3m")
-	s.see("kubectl exec redis-0 -- redis-cli -h redis-1.redis get colour", "green")
+	s.see("kubectl exec redis-0 -- timeout 5 redis-cli -h redis-1.redis get colour", "green")
 }
 
 // labBBackup dumps a database on a schedule, and restores it into an empty one.
