@@ -75,7 +75,7 @@ func TestMetrics(t *testing.T) {
 		}
 		seen[m.Key] = true
 	}
-	const want = "start,first,idle,dns,api,pods,restart,agent,size"
+	const want = "start,first,addons,idle,dns,api,pods,restart,agent,size"
 	if got := strings.Join(defaultGroups(), ","); got != want {
 		t.Errorf("default groups are %s, want %s", got, want)
 	}

@@ -6,7 +6,7 @@
 // program, the images, kube-proxy's mode, CoreDNS's manifest, the kubelet's cgroup
 // settings, the disk, and programs that are in the page cache. Importing the
 // images and deploying CoreDNS is part of both starts; Kedge's other add-ons only
-// take part in its first start from the bare file. What helps the stock stack:
+// take part in its first start from the bare file, and in the measure addons. What helps the stock stack:
 // its certificates, its configuration and that of the pod network are there before
 // it starts, and the kubelet begins the moment containerd serves. In all else it
 // has kubeadm's flags and upstream's defaults.

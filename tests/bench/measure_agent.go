@@ -55,7 +55,7 @@ func (r *run) measureJoin(ctx context.Context, name string) error {
 	if err := r.node.Start(); err != nil {
 		return err
 	}
-	if err := client.WaitObject(ctx, "/api/v1/nodes", name, isReadyNode); err != nil {
+	if err := client.WaitObject(ctx, "/api/v1/nodes", name, hasCondition("Ready")); err != nil {
 		return err
 	}
 	r.record("join", time.Since(began).Seconds())

@@ -166,7 +166,7 @@ func (r *run) profiled(ctx context.Context, client *cluster.Client, name string,
 
 func waitNodes(ctx context.Context, client *cluster.Client, nodes int) error {
 	for i := range nodes {
-		if err := client.WaitObject(ctx, "/api/v1/nodes", hollowName(i), isReadyNode); err != nil {
+		if err := client.WaitObject(ctx, "/api/v1/nodes", hollowName(i), hasCondition("Ready")); err != nil {
 			return err
 		}
 	}

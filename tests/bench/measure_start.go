@@ -23,7 +23,7 @@ func (r *run) start(ctx context.Context) (nodeReady, dns time.Duration, err erro
 		return 0, 0, err
 	}
 	defer client.Close()
-	if err := client.WaitObject(ctx, "/api/v1/nodes", r.host.Name, isReadyNode); err != nil {
+	if err := client.WaitObject(ctx, "/api/v1/nodes", r.host.Name, hasCondition("Ready")); err != nil {
 		return 0, 0, err
 	}
 	nodeReady = time.Since(began)
@@ -49,23 +49,26 @@ func (r *run) connect(ctx context.Context) (*cluster.Client, error) {
 	}
 }
 
-func isReadyNode(object []byte) bool {
-	var node struct {
-		Status struct {
-			Conditions []struct {
-				Type, Status string
+// hasCondition makes a check that an object has a condition, and that it is True.
+func hasCondition(kind string) func(object []byte) bool {
+	return func(object []byte) bool {
+		var content struct {
+			Status struct {
+				Conditions []struct {
+					Type, Status string
+				}
 			}
 		}
-	}
-	if json.Unmarshal(object, &node) != nil {
+		if json.Unmarshal(object, &content) != nil {
+			return false
+		}
+		for _, condition := range content.Status.Conditions {
+			if condition.Type == kind {
+				return condition.Status == "True"
+			}
+		}
 		return false
 	}
-	for _, condition := range node.Status.Conditions {
-		if condition.Type == "Ready" {
-			return condition.Status == "True"
-		}
-	}
-	return false
 }
 
 // measureStart starts with an empty data directory.

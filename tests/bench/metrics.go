@@ -50,6 +50,7 @@ func metrics(nodes []int) []metric {
 		{"node-ready", "start", "start to Node Ready", "s", 2, goal{ratio: 1}},
 		{"dns", "start", "start to DNS answering", "s", 2, goal{}},
 		{"first", "first", "first start from the bare file to DNS answering", "s", 2, goal{limit: 8}},
+		{"addons", "addons", "start to all add-ons ready", "s", 2, goal{limit: 12}},
 		{"pss", "idle", "memory, PSS, idle", "MB", 0, goal{ratio: 0.45}},
 		{"anonymous", "idle", "memory, anonymous, idle", "MB", 0, goal{ratio: 0.6}},
 		{"shims", "idle", "memory, PSS of the pods' shims, idle", "MB", 0, goal{}},
