@@ -63,7 +63,7 @@ func (*Scheduler) Name() string    { return "scheduler" }
 func (*Scheduler) Needs() []string { return []string{"apiserver"} }
 
 func (s *Scheduler) Start(ctx context.Context) error {
-	completed, scheduler, err := app.Setup(s.run.Context(), s.options)
+	completed, scheduler, err := app.Setup(s.run.Context(), s.options, withPromptVolumeBinding(s.options))
 	if err != nil {
 		return err
 	}

@@ -50,7 +50,7 @@ func (r *run) measureAddons(ctx context.Context) error {
 		}
 	}
 	for kind, ready := range map[string]func([]byte) bool{
-		"deployments": hasCondition("Available"),
+		"deployments": isReadyDeployment,
 		"daemonsets":  isOnEachNode,
 	} {
 		if err := waitAll(ctx, client, addonsSystem+kind, ready); err != nil {
@@ -81,6 +81,17 @@ func waitAll(ctx context.Context, client *cluster.Client, collection string, rea
 		}
 	}
 	return nil
+}
+
+// isReadyDeployment reports whether a Deployment's pods are all ready. Available it
+// also is when as many as all may be missing.
+func isReadyDeployment(object []byte) bool {
+	var deployment struct {
+		Spec   struct{ Replicas int }
+		Status struct{ ReadyReplicas int }
+	}
+	return json.Unmarshal(object, &deployment) == nil && hasCondition("Available")(object) &&
+		deployment.Status.ReadyReplicas == deployment.Spec.Replicas
 }
 
 // isOnEachNode reports whether a DaemonSet's pods are all ready.

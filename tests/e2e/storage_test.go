@@ -13,9 +13,8 @@ import (
 	"github.com/kedge-k8s/kedge/tests/testbed"
 )
 
-// storageLimit is how long a claim may take from its making to a running pod.
-// The scheduler looks only after a second whether the claims of a pod are bound,
-// which is most of it on an idle machine.
+// storageLimit is how long a claim may take from its making to a running pod on
+// a busy machine. On an idle one it takes less than a second.
 const storageLimit = 15 * time.Second
 
 // volumes is a sandbox of tests of volumes.
