@@ -441,6 +441,7 @@ func (n *Node) runtime(s Setup, socket, cni string, systemd bool) ([]component.C
 	dir := filepath.Join(n.paths.AgentEtc(), "containerd")
 	certs := filepath.Join(dir, "certs.d")
 	live := registries.NewLive(n.registries, n.config.PrivateRegistry, certs, n.log)
+	live.MirrorsOnly = n.config.DisableDefaultRegistry
 	components := []component.Component{live, preload.New(preload.Config{
 		Layout:      filepath.Join(n.payload, "images"),
 		Prefix:      s.Cluster.DefaultRegistry,

@@ -167,6 +167,7 @@ type Node struct {
 	PrivateRegistry          string // file of registry mirrors and credentials, whether it exists or not
 	CredentialProviderBinDir string // of the kubelet's image credential providers; empty: there are none
 	CredentialProviderConfig string // given if and only if CredentialProviderBinDir is
+	DisableDefaultRegistry   bool   // registries with a mirror are not asked themselves
 	SELinux                  bool   // containerd labels containers for SELinux
 	ResolvConf               string // resolv.conf for pods; empty: found on the host
 

@@ -148,6 +148,7 @@ func everyOption() (given map[string][]string, apart []string) {
 			"image-credential-provider-bin-dir": {"/opt/credentials/bin"},
 			"image-credential-provider-config":  {"/opt/credentials/config.yaml"},
 			"selinux":                           {"true"},
+			"disable-default-registry-endpoint": {"true"},
 		}, []string{
 			// Refused beside options above.
 			"config", "container-runtime-endpoint", "kube-scheduler-arg", "kube-proxy-arg",
@@ -207,6 +208,7 @@ func everyNode() Node {
 		PrivateRegistry:          "/etc/registries.yaml",
 		CredentialProviderBinDir: "/opt/credentials/bin",
 		CredentialProviderConfig: "/opt/credentials/config.yaml",
+		DisableDefaultRegistry:   true,
 		SELinux:                  true,
 		ResolvConf:               "/etc/resolv.upstream",
 

@@ -465,6 +465,11 @@ func nodeOptions() []Option {
 			bind: one(parseNeededPath, func(s *Server) *string { return &s.Node.PrivateRegistry }),
 		},
 		{
+			Name: "disable-default-registry-endpoint", Kind: Bool, Category: categoryRuntime,
+			Help: "Never ask a registry itself that private-registry names in mirrors, only its endpoints",
+			bind: one(parseBool, func(s *Server) *bool { return &s.Node.DisableDefaultRegistry }),
+		},
+		{
 			Name: "image-credential-provider-bin-dir", Category: categoryRuntime,
 			Help: "Let the kubelet ask the programs in this `DIRECTORY` for image registries' credentials; with image-credential-provider-config",
 			bind: one(parsePath, func(s *Server) *string { return &s.Node.CredentialProviderBinDir }),

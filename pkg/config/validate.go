@@ -256,6 +256,7 @@ func (l *loader) checkIneffective() error {
 		{"snapshotter", "container-runtime-endpoint", ownRuntime},
 		{"pause-image", "container-runtime-endpoint", ownRuntime},
 		{"private-registry", "container-runtime-endpoint", ownRuntime},
+		{"disable-default-registry-endpoint", "container-runtime-endpoint", ownRuntime},
 		{"selinux", "container-runtime-endpoint", ownRuntime},
 		{"flannel-external-ip", "flannel-backend", noFlannel},
 		{"flannel-ipv6-masq", "flannel-backend", noFlannel},

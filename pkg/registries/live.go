@@ -28,6 +28,9 @@ type Live struct {
 	log  *slog.Logger
 	now  atomic.Pointer[Config]
 	run  component.Runner
+	// MirrorsOnly has a registry that the file names in mirrors never asked itself,
+	// unless it is an endpoint. It is set before Start.
+	MirrorsOnly bool
 }
 
 // NewLive begins with what the file at path said, and keeps the directory as

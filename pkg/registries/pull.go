@@ -97,8 +97,24 @@ func (p puller) source(ctx context.Context, origin *registry.OCIRegistry) (*sour
 	for key, value := range resolver.GetHeaders() {
 		header.Set(key, value)
 	}
-	s.registry = docker.NewResolver(docker.ResolverOptions{Hosts: hosts.ConfigureHosts(ctx, options), Headers: header})
+	registryHosts := hosts.ConfigureHosts(ctx, options)
+	if p.live.MirrorsOnly && !config.asksItself(image.Hostname()) {
+		registryHosts = withoutLast(registryHosts)
+	}
+	s.registry = docker.NewResolver(docker.ResolverOptions{Hosts: registryHosts, Headers: header})
 	return s, nil
+}
+
+// withoutLast leaves out the host that containerd adds to those of the file: the
+// registry itself.
+func withoutLast(inner docker.RegistryHosts) docker.RegistryHosts {
+	return func(registry string) ([]docker.RegistryHost, error) {
+		found, err := inner(registry)
+		if err != nil || len(found) > 1 {
+			return found[:max(len(found)-1, 0)], err
+		}
+		return nil, fmt.Errorf("registry %s: it has no endpoint in the file of registries, and is not asked itself (disable-default-registry-endpoint)", registry)
+	}
 }
 
 // source is where one image comes from.

@@ -317,3 +317,34 @@ func TestPullFromPeers(t *testing.T) {
 		})
 	}
 }
+
+func TestMirrorsOnly(t *testing.T) {
+	t.Parallel()
+	own, mirrored := &upstream{}, &upstream{}
+	host, mirror := own.serve(t), mirrored.serve(t)
+	for _, test := range []struct {
+		name, file string
+		own        bool // the registry is asked
+		err        string
+	}{
+		{"not named", "", true, ""},
+		{"mirror", "mirrors: {'HOST': {endpoint: ['http://MIRROR']}}", false, ""},
+		{"wildcard", "mirrors: {'*': {endpoint: ['http://MIRROR']}}", false, ""},
+		{"itself", "mirrors: {'HOST': {endpoint: ['http://HOST']}}", true, ""},
+		{"mirror down", "mirrors: {'HOST': {endpoint: ['http://127.0.0.1:1']}}", false, "connection refused"},
+		{"no endpoint", "mirrors: {'HOST': {}}", false, "disable-default-registry-endpoint"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			l := live(t, strings.NewReplacer("HOST", host, "MIRROR", mirror).Replace(test.file))
+			l.MirrorsOnly = true
+			before := len(own.requests())
+			_, err := pull(t, l, nil, host+"/app:1", secret{})
+			if test.err == "" && err != nil || test.err != "" && (err == nil || !strings.Contains(err.Error(), test.err)) {
+				t.Errorf("error %v, want %q", err, test.err)
+			}
+			if asked := len(own.requests()) > before; asked != test.own {
+				t.Errorf("the registry itself is asked: %t, want %t", asked, test.own)
+			}
+		})
+	}
+}

@@ -65,6 +65,16 @@ func (c Config) shares(registry string) bool {
 	return named || wildcard
 }
 
+// asksItself says that the file leaves the registry out of mirrors, or names it as
+// the last endpoint of its own.
+func (c Config) asksItself(registry string) bool {
+	endpoints := c.mirrorOf(registry).endpoints
+	if last := len(endpoints) - 1; last >= 0 {
+		return isRegistry(endpoints[last].host, registry)
+	}
+	return !c.shares(registry)
+}
+
 // host is how to talk to a registry.
 type host struct {
 	auth *auth
