@@ -215,6 +215,51 @@ func (c *client) prune(ctx context.Context, addon string, ref Ref) error {
 	return err
 }
 
+// foreign counts the objects of a kind that no Addon has put into the cluster. The
+// reference is that of the kind's definition.
+func (c *client) foreign(ctx context.Context, crd Ref) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestLimit)
+	defer cancel()
+	definition, err := c.objects.Resource(crdResource).Get(ctx, crd.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	versions, _, err := unstructured.NestedSlice(definition.Object, "spec", "versions")
+	if err != nil {
+		return 0, err
+	}
+	var served string
+	for _, v := range versions {
+		if version, ok := v.(map[string]any); ok && version["served"] == true {
+			served, _ = version["name"].(string)
+		}
+	}
+	if served == "" {
+		return 0, fmt.Errorf("no version of %s is served: its objects, which go with it, can't be looked for", crd.Name)
+	}
+	group, _, _ := unstructured.NestedString(definition.Object, "spec", "group")
+	plural, _, _ := unstructured.NestedString(definition.Object, "spec", "names", "plural")
+	kind := schema.GroupVersionResource{Group: group, Version: served, Resource: plural}
+	count := 0
+	for options := (metav1.ListOptions{Limit: 500}); ; {
+		list, err := c.meta.Resource(kind).List(ctx, options)
+		if err != nil {
+			return 0, fmt.Errorf("list %s, which go with their definition: %w", kind.GroupResource(), err)
+		}
+		for i := range list.Items {
+			if list.Items[i].Annotations[ownerAnnotation] == "" {
+				count++
+			}
+		}
+		if options.Continue = list.Continue; options.Continue == "" {
+			return count, nil
+		}
+	}
+}
+
 func mayPrune(object metav1.Object, addon string) bool {
 	return object.GetDeletionTimestamp() == nil &&
 		object.GetAnnotations()[ownerAnnotation] == addon &&

@@ -43,6 +43,7 @@ type cluster interface {
 	warn(ctx context.Context, a *Addon) error
 	apply(ctx context.Context, addon string, object *unstructured.Unstructured) (Ref, error)
 	prune(ctx context.Context, addon string, ref Ref) error
+	foreign(ctx context.Context, crd Ref) (int, error)
 	watchKinds(ctx context.Context, changed func())
 	rest()
 }
@@ -261,6 +262,7 @@ func (c *controller) adopt(addons []*Addon) {
 		a := c.state.addons[id]
 		if a == nil {
 			a = newAddon(id, name)
+			a.Spec.Packaged = true
 			c.state.addons[id] = a
 		}
 		known := keys(a.Status.Objects)
@@ -419,7 +421,7 @@ func (c *controller) deploy(ctx context.Context, name string, p plan) error {
 	}
 	left := p.prune
 	if len(failed) == 0 {
-		left, failed = c.prune(ctx, name, p.prune)
+		left, failed = c.prune(ctx, name, p)
 	}
 	return c.conclude(ctx, name, p, left, failed)
 }
@@ -546,7 +548,7 @@ func (c *controller) remove(ctx context.Context, name string, p plan) error {
 	c.mu.Lock()
 	delete(c.progress, name)
 	c.mu.Unlock()
-	left, failed := c.prune(ctx, name, p.prune)
+	left, failed := c.prune(ctx, name, p)
 	if len(failed) > 0 {
 		reason, message := sum(failed)
 		if err := c.say(ctx, p, backwards(left), reason, message); err != nil {
@@ -616,10 +618,24 @@ func (c *controller) apply(ctx context.Context, name, checksum string, objects [
 	return failed, opened
 }
 
-// prune removes objects, and returns those that it could not.
-func (c *controller) prune(ctx context.Context, name string, refs []Ref) (left []Ref, failed []failure) {
-	for _, ref := range refs {
-		if err := c.cluster.prune(ctx, name, ref); err != nil {
+// prune removes what the plan says, and returns what it could not. The definition
+// of a packaged kind stays if others have objects of it, which would go with it.
+func (c *controller) prune(ctx context.Context, name string, p plan) (left []Ref, failed []failure) {
+	for _, ref := range p.prune {
+		var foreign int
+		var err error
+		if p.addon.Spec.Packaged && ref.groupKind() == crdKind {
+			foreign, err = c.cluster.foreign(ctx, ref)
+		}
+		if foreign > 0 {
+			c.log.Warn("a kind that came with Kedge stays in the cluster, for the sake of its objects: delete them and then the definition, if they are not needed",
+				"addon", name, "definition", ref.Name, "objects", foreign)
+			continue
+		}
+		if err == nil {
+			err = c.cluster.prune(ctx, name, ref)
+		}
+		if err != nil {
 			left = append(left, ref)
 			failed = append(failed, failure{ref, reasonPruneFailed, err})
 		}

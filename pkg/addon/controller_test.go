@@ -27,6 +27,7 @@ type fakeCluster struct {
 	requests []string // what was written
 	events   []string
 	watchers []func()
+	inUse    map[string]int // others' objects of kinds, by the definitions' names
 }
 
 func newFakeCluster() *fakeCluster {
@@ -108,6 +109,12 @@ func (c *fakeCluster) prune(_ context.Context, addon string, ref Ref) error {
 		c.requests = append(c.requests, "delete "+ref.Name)
 	}
 	return nil
+}
+
+func (c *fakeCluster) foreign(_ context.Context, crd Ref) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.inUse[crd.Name], nil
 }
 
 func (c *fakeCluster) watchKinds(ctx context.Context, changed func()) {
@@ -355,6 +362,32 @@ func TestPackaged(t *testing.T) {
 	delete(older.files, "dns.yaml")
 	run(t, c, f, older)
 	c.is(t, "a release without one of them", "m2=group.m2 mine=dns o=own", "dns=Applied group.m2=Applied own=Applied")
+}
+
+// A definition goes with its add-on, but not as long as users have such objects.
+func TestPackagedKindInUse(t *testing.T) {
+	t.Parallel()
+	const kinds = firstLine + `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: used}
+---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: unused}
+`
+	c, f := newFakeCluster(), newFolder(t)
+	c.inUse = map[string]int{"used": 2, "own": 1}
+	f.put("own.yaml", "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: own}\n")
+	p := &packaged{files: map[string][]byte{"kinds.yaml": []byte(kinds)}, disabled: map[string]bool{}}
+	stop := run(t, c, f, p)
+	c.is(t, "at first", "own=own unused=kinds used=kinds", "kinds=Applied own=Applied")
+	stop()
+	p.disabled["kinds.yaml"] = true
+	run(t, c, f, p)
+	c.is(t, "disabled", "own=own used=kinds", "own=Applied")
+	f.remove("own.yaml")
+	c.is(t, "the user's own definition is removed", "used=kinds", "")
 }
 
 // Whatever the Addons have lost, a disabled add-on goes.

@@ -233,7 +233,8 @@ func (r *reporter) gatewayStatuses(ctx context.Context, f *findings) time.Durati
 	api := r.clients.gateway.GatewayV1()
 	if !slices.ContainsFunc(f.gateway.classes, func(c *gatewayv1.GatewayClass) bool { return c.Name == GatewayClassName }) {
 		class := &gatewayv1.GatewayClass{
-			ObjectMeta: metav1.ObjectMeta{Name: GatewayClassName},
+			// Not the user's: it keeps nobody from removing its kind.
+			ObjectMeta: metav1.ObjectMeta{Name: GatewayClassName, Annotations: map[string]string{"kedge.io/addon": "ingress"}},
 			Spec:       gatewayv1.GatewayClassSpec{ControllerName: ControllerName},
 		}
 		_, err := api.GatewayClasses().Create(ctx, class, metav1.CreateOptions{})
