@@ -17,9 +17,10 @@ import (
 
 // Config says what is deployed.
 type Config struct {
-	Dir        string            // where the manifests are
-	Disabled   []string          // packaged add-ons that are not deployed
-	Variables  map[string]string // values of ${NAME} in packaged manifests
+	Dir      string   // where the manifests are
+	Disabled []string // packaged add-ons that are not deployed
+	// Variables returns the values of ${NAME} in packaged manifests.
+	Variables  func() (map[string]string, error)
 	Kubeconfig string
 	Log        *slog.Logger
 }
@@ -41,7 +42,11 @@ func (d *Deployer) Stop(ctx context.Context) error { return d.run.Stop(ctx) }
 // background.
 func (d *Deployer) Start(context.Context) error {
 	log := d.config.Log.With("component", d.Name())
-	packaged, err := render(manifests.FS, d.config.Disabled, d.config.Variables)
+	variables, err := d.config.Variables()
+	if err != nil {
+		return err
+	}
+	packaged, err := render(manifests.FS, d.config.Disabled, variables)
 	if err != nil {
 		return err
 	}

@@ -46,9 +46,6 @@ type APIServerConfig struct {
 	Front func() (func(http.Handler) http.Handler, error)
 	// Dial reaches kubelets, webhooks and aggregated APIs; nil: directly.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// DialPods says that Dial reaches pods where this machine does not, so that
-	// Services are called by their endpoints.
-	DialPods bool
 }
 
 // APIServer is kube-apiserver as a component.
@@ -115,10 +112,14 @@ func (c APIServerConfig) flags() map[string]string {
 	p := c.PKI
 	serving, kubelet, proxy := p.Serving("kube-apiserver"), p.Client("kube-apiserver-kubelet"), p.Client("auth-proxy")
 	flags := map[string]string{
-		"advertise-address":           c.AdvertiseAddress.String(),
-		"allow-privileged":            "true",
-		"authorization-mode":          "Node,RBAC",
-		"bind-address":                c.BindAddress.String(),
+		"advertise-address":  c.AdvertiseAddress.String(),
+		"allow-privileged":   "true",
+		"authorization-mode": "Node,RBAC",
+		"bind-address":       c.BindAddress.String(),
+		// Aggregated APIs and webhooks are called by the addresses of their ready
+		// pods: these serve, whether or not kube-proxy knows of them already, and also
+		// where only Dial reaches pods.
+		"enable-aggregator-routing":   "true",
 		"secure-port":                 strconv.Itoa(int(c.Port)),
 		"client-ca-file":              p.ClientCA().Cert,
 		"enable-admission-plugins":    "NodeRestriction",
@@ -154,9 +155,6 @@ func (c APIServerConfig) flags() map[string]string {
 		// machine awake for two metrics.
 		"etcd-count-metric-poll-period": "0",
 		"etcd-db-metric-poll-interval":  "0",
-	}
-	if c.DialPods {
-		flags["enable-aggregator-routing"] = "true"
 	}
 	if c.ownAuthentication() {
 		flags["authentication-config"] = c.authenticationConfig()

@@ -29,7 +29,7 @@ func WritePair(files KeyPair, chain []byte, key crypto.Signer) error {
 		_, err := atomicfile.Update(files.Cert, chain, keyMode)
 		return err
 	}
-	text, err := encodeKey(key)
+	text, err := EncodeKey(key)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", files.Key, err)
 	}

@@ -8,6 +8,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -204,14 +205,29 @@ func (ca *CA) stillGood(files KeyPair, req Request) bool {
 		return false
 	}
 	cert, err := parseCertificate(files.Cert, data)
-	if err != nil || cert.CheckSignatureFrom(ca.Certificate) != nil {
+	if err != nil {
 		return false
 	}
 	key, err := loadKey(files.Key)
 	if err != nil || !samePublicKey(cert.PublicKey, key.Public()) {
 		return false
 	}
-	return time.Now().After(cert.NotBefore) && !Due(cert, ca.Certificate) && req.matches(cert)
+	return ca.vouches(cert, req)
+}
+
+// Vouches says whether a certificate and its key, both PEM, are from this CA, say
+// what the request does, and are not near their end.
+func (ca *CA) Vouches(chain, key []byte, req Request) bool {
+	pair, err := tls.X509KeyPair(chain, key)
+	if err != nil {
+		return false
+	}
+	return ca.vouches(pair.Leaf, req)
+}
+
+func (ca *CA) vouches(cert *x509.Certificate, req Request) bool {
+	return cert.CheckSignatureFrom(ca.Certificate) == nil &&
+		time.Now().After(cert.NotBefore) && !Due(cert, ca.Certificate) && req.matches(cert)
 }
 
 func (r Request) serving() bool { return len(r.DNSNames) > 0 || len(r.IPs) > 0 }
@@ -249,14 +265,15 @@ func WriteKey(path string, key crypto.Signer) error {
 	if _, err := os.Stat(path); err == nil {
 		return nil
 	}
-	text, err := encodeKey(key)
+	text, err := EncodeKey(key)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return atomicfile.Write(path, text, keyMode)
 }
 
-func encodeKey(key crypto.Signer) ([]byte, error) {
+// EncodeKey returns the PEM of a private key.
+func EncodeKey(key crypto.Signer) ([]byte, error) {
 	if own, ok := key.(*ecdsa.PrivateKey); ok {
 		// The one form in which Kubernetes takes a private key for a public one.
 		der, err := x509.MarshalECPrivateKey(own)

@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -137,7 +138,6 @@ func (s *Server) components() ([]component.Component, error) {
 		ExtraArgs:        c.ControlPlane.APIServerArgs,
 		Front:            desk.front,
 		Dial:             nodes.tunnel.Dialer(mode),
-		DialPods:         mode == tunnel.Pod || mode == tunnel.Cluster,
 	})
 	if err != nil {
 		return nil, err
@@ -177,13 +177,21 @@ func (s *Server) components() ([]component.Component, error) {
 		addon.NewDeployer(addon.Config{
 			Dir:        c.Paths.Manifests(),
 			Disabled:   c.AddOns.Disabled,
-			Variables:  s.manifestVariables(),
+			Variables:  s.manifestVariables,
 			Kubeconfig: s.layout.Kubeconfig("addons"),
 			Log:        s.log,
 		}),
 	}
 	if !slices.Contains(c.AddOns.Disabled, "coredns") {
 		components = append(components, nodehosts.NewController(s.layout.Kubeconfig("node-hosts"), s.log))
+	}
+	if !slices.Contains(c.AddOns.Disabled, "metrics-server") {
+		components = append(components, &servingSecret{
+			kubeconfig: s.layout.Kubeconfig("addons"),
+			ca:         s.layout.ServerCA(),
+			service:    "metrics-server",
+			log:        s.log,
+		})
 	}
 	if !c.AddOns.DisableHelm {
 		components = append(components, helm.New(helm.Config{
@@ -272,7 +280,11 @@ func (s *Server) advertiseAddress() netip.Addr {
 	return s.node.Addresses()[0]
 }
 
-func (s *Server) manifestVariables() map[string]string {
+func (s *Server) manifestVariables() (map[string]string, error) {
+	trust, err := os.ReadFile(s.layout.ServerCA().Cert)
+	if err != nil {
+		return nil, err
+	}
 	dns := make([]string, len(s.config.Network.ClusterDNS))
 	for i, address := range s.config.Network.ClusterDNS {
 		dns[i] = fmt.Sprintf("%q", address)
@@ -283,7 +295,8 @@ func (s *Server) manifestVariables() map[string]string {
 		"CLUSTER_DOMAIN":   s.config.Network.ClusterDomain,
 		"ADDONS_IMAGE":     path.Join(s.config.Images.DefaultRegistry, "kedge.io/addons:"+version.ImageTag()),
 		"DATA_DIR":         s.config.Paths.DataDir,
-	}
+		"SERVER_CA":        base64.StdEncoding.EncodeToString(trust),
+	}, nil
 }
 
 func (s *Server) dir() datadir.Dir {
