@@ -178,3 +178,47 @@ func remove(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 }
+
+func TestVouches(t *testing.T) {
+	dir := t.TempDir()
+	pair := func(name string) KeyPair {
+		return KeyPair{Cert: filepath.Join(dir, name+".crt"), Key: filepath.Join(dir, name+".key")}
+	}
+	ca, err := EnsureCA(pair("ca"), "ca")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := EnsureCA(pair("other"), "ca")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := Request{CommonName: "a", DNSNames: []string{"a.example"}}
+	chain, err := ca.Sign(request, key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := EncodeKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		ca         *CA
+		chain, key []byte
+		request    Request
+		want       bool
+	}{
+		"its own":      {ca, chain, text, request, true},
+		"another CA's": {other, chain, text, request, false},
+		"other names":  {ca, chain, text, Request{CommonName: "a", DNSNames: []string{"b.example"}}, false},
+		"nothing":      {ca, nil, nil, request, false},
+		"another key":  {ca, chain, []byte("x"), request, false},
+	} {
+		if got := test.ca.Vouches(test.chain, test.key, test.request); got != test.want {
+			t.Errorf("%s: got %t, want %t", name, got, test.want)
+		}
+	}
+}

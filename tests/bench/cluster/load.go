@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -31,12 +32,14 @@ var loadNames = []string{
 }
 
 const (
-	loadLimit   = 2 * time.Second // for an answer
+	loadLimit   = 2 * time.Second // for an answer; what has none took that long
+	maxLost     = 10              // percent without an answer, for what is measured to mean something
 	maxInFlight = 1 << 16         // numbers of queries of a socket
 )
 
 // Run sends the queries at their times, whether or not the ones before were
-// answered, and returns how long after its time each was answered.
+// answered, and returns how long after its time each was answered. On a busy
+// machine a packet may be lost; for its sender that is a wait.
 func (l DNSLoad) Run(ctx context.Context, dial Dial) ([]time.Duration, error) {
 	total := int((l.WarmUp + l.For).Seconds() * float64(l.Rate))
 	if total/l.Sockets > maxInFlight {
@@ -78,6 +81,7 @@ func (l DNSLoad) Run(ctx context.Context, dial Dial) ([]time.Duration, error) {
 	counted := began.Add(l.WarmUp)
 	var took []time.Duration
 	var errs []error
+	lost := 0
 	for _, s := range sockets {
 		errs = append(errs, s.err)
 		for i, due := range s.due {
@@ -85,11 +89,14 @@ func (l DNSLoad) Run(ctx context.Context, dial Dial) ([]time.Duration, error) {
 				continue
 			}
 			if s.answered[i] == 0 {
-				errs = append(errs, fmt.Errorf("a query was not answered within %s", loadLimit))
-				break
+				s.answered[i] = loadLimit
+				lost++
 			}
 			took = append(took, s.answered[i])
 		}
+	}
+	if lost*100 > maxLost*len(took) {
+		errs = append(errs, fmt.Errorf("%d of %d queries were not answered within %s", lost, len(took), loadLimit))
 	}
 	return took, errors.Join(errs...)
 }
@@ -130,6 +137,9 @@ func (s *loadSocket) receive() {
 	buffer := make([]byte, 1500)
 	for range s.due {
 		n, err := s.conn.Read(buffer)
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			continue // nobody listened to a query before
+		}
 		if err != nil {
 			return // the deadline: what isn't answered shows
 		}
