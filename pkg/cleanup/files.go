@@ -1,0 +1,204 @@
+package cleanup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/moby/sys/mountinfo"
+	"github.com/vishvananda/netlink"
+
+	"github.com/kedge-k8s/kedge/pkg/config"
+	"github.com/kedge-k8s/kedge/pkg/sysctl"
+)
+
+// Files of others that hold Kedge's things among their own: see emptied.
+const (
+	cniState   = "/var/lib/cni" // https://github.com/containernetworking/cni
+	cniNetwork = "kedge"
+	logind     = "/etc/systemd/logind.conf.d"
+)
+
+// files are all of Kedge's, the data of the cluster among them.
+func (m *Machine) files() trace {
+	return trace{
+		kind: "files",
+		find: func(context.Context) ([]string, error) {
+			var found []string
+			for _, path := range m.allFiles() {
+				if remaining(path) {
+					found = append(found, path)
+				}
+			}
+			return found, nil
+		},
+		remove: func(ctx context.Context, found []string) error {
+			mounts, err := mountPoints()
+			if err != nil {
+				return err
+			}
+			var errs []error
+			for _, path := range found {
+				errs = append(errs, removeTree(path, mounts))
+			}
+			for _, dir := range m.emptied() {
+				_ = os.Remove(dir) // unless others have something in it
+			}
+			if slices.Contains(found, kubeletLogind) {
+				_, _ = run(ctx, "systemctl", "kill", "--signal=HUP", "systemd-logind.service")
+			}
+			if err := errors.Join(errs...); err != nil {
+				return fmt.Errorf("%w: %w", errForGood, err)
+			}
+			return nil
+		},
+	}
+}
+
+// kubeletLogind is where the kubelet tells logind to wait for it at shutdown.
+var kubeletLogind = filepath.Join(logind, "99-kubelet.conf")
+
+func (m *Machine) allFiles() []string {
+	files := []string{
+		m.DataDir,
+		config.KubeletDir,
+		"/var/log/containers",
+		"/var/log/pods",
+		"/run/flannel",
+		filepath.Join(cniState, "networks", cniNetwork),
+		kubeletLogind,
+	}
+	for _, pattern := range []string{
+		filepath.Join(cniState, "results", cniNetwork+"-*"),
+		filepath.Join(cniState, "results", "cni-loopback-*"),
+	} {
+		found, err := filepath.Glob(pattern)
+		if err == nil { // the pattern is right
+			files = append(files, found...)
+		}
+	}
+	files = append(files, m.Files...)
+	return append(files, config.RuntimeDir, filepath.Dir(config.DefaultConfigFile))
+}
+
+// emptied are directories that Kedge may have made and others may use.
+func (m *Machine) emptied() []string {
+	return []string{
+		filepath.Join(cniState, "networks"), filepath.Join(cniState, "results"), filepath.Join(cniState, "cache"), cniState,
+		netnsDir, logind, "/run/containerd/s", "/run/containerd/fifo", "/run/containerd",
+	}
+}
+
+// remaining says whether there is something at a path. A directory on which a
+// disk is mounted stays, empty.
+func remaining(path string) bool {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return false
+	}
+	if !info.IsDir() {
+		return true
+	}
+	mounted, err := mountinfo.Mounted(path)
+	if err != nil || !mounted {
+		return true
+	}
+	entries, err := os.ReadDir(path)
+	return err != nil || slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() != "lost+found" })
+}
+
+func mountPoints() (map[string]bool, error) {
+	mounts, err := mountinfo.GetMounts(nil)
+	points := map[string]bool{}
+	for _, mount := range mounts {
+		points[mount.Mountpoint] = true
+	}
+	return points, err
+}
+
+// removeTree removes a file or a directory with all that is in it, but never
+// what somebody has mounted in it: that is an error. Of a directory that is itself
+// a mount point the content goes.
+func removeTree(path string, mounts map[string]bool) error {
+	inside := false
+	for point := range mounts {
+		inside = inside || below(point, path)
+	}
+	if !inside && !mounts[path] {
+		return os.RemoveAll(path)
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, entry := range entries {
+		child := filepath.Join(path, entry.Name())
+		if mounts[child] {
+			errs = append(errs, fmt.Errorf("something is mounted at %s: unmount it, and remove %s by hand", child, path))
+			continue
+		}
+		if mounts[path] && entry.Name() == "lost+found" {
+			continue // the file system's own
+		}
+		errs = append(errs, removeTree(child, mounts))
+	}
+	if err := errors.Join(errs...); err != nil || mounts[path] {
+		return err
+	}
+	return os.Remove(path)
+}
+
+// settings are those of the kernel that were otherwise before Kedge.
+func (m *Machine) settings() trace {
+	host := sysctl.Host{Root: "/proc/sys"}
+	find := func() (sysctl.Settings, error) {
+		changed, err := host.Changed(config.SysctlFile)
+		for name := range changed {
+			// Others have begun to need it, or may have.
+			if sysctl.Forwarding(name) && otherNetworks() {
+				delete(changed, name)
+			}
+		}
+		return changed, err
+	}
+	return trace{
+		kind: "settings of the kernel",
+		find: func(context.Context) (names []string, err error) {
+			changed, err := find()
+			for name := range changed {
+				names = append(names, name)
+			}
+			slices.Sort(names)
+			return names, err
+		},
+		remove: func(_ context.Context, found []string) error {
+			changed, err := find()
+			if err != nil {
+				return err
+			}
+			var errs []error
+			for _, name := range found {
+				// Where the kernel does not let it go back, it stays.
+				errs = append(errs, host.Set(name, changed[name]))
+			}
+			if err := errors.Join(errs...); err != nil {
+				return fmt.Errorf("%w: %w", errForGood, err)
+			}
+			return nil
+		},
+	}
+}
+
+// otherNetworks says whether there are bridges of others, such as those of
+// containers and virtual machines.
+func otherNetworks() bool {
+	links, err := netlink.LinkList()
+	return err != nil || slices.ContainsFunc(links, func(link netlink.Link) bool {
+		return link.Type() == "bridge" && !interfaceNames.MatchString(link.Attrs().Name)
+	})
+}
