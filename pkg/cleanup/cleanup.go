@@ -52,7 +52,7 @@ type trace struct {
 }
 
 // Killall stops Kedge and all pods, and removes what a reboot would: processes,
-// mounts, network namespaces and interfaces, firewall tables, cgroups. It
+// mounts, network interfaces, firewall tables, cgroups. It
 // returns an error that names what is left.
 func (m *Machine) Killall(ctx context.Context) error {
 	if err := m.resolve(); err != nil {
@@ -93,7 +93,6 @@ func (m *Machine) running() []trace {
 	return []trace{
 		m.roles(),
 		m.containers(),
-		m.namespaces(),
 		m.mounts(),
 		m.routes(),
 		m.interfaces(),
@@ -136,7 +135,7 @@ func (m *Machine) removeKind(ctx context.Context, t trace) error {
 			return nil
 		}
 		if !told {
-			fmt.Fprintf(m.Out, "removing %s: %s\n", t.kind, summary(found))
+			fmt.Fprintf(m.Out, "removing %s\n", summary(t.kind, found))
 			told = true
 		}
 		if ctx.Err() != nil {
@@ -178,13 +177,13 @@ func left(ctx context.Context, traces []trace) error {
 	return errors.Join(errs...)
 }
 
-// summary is a list that fits in a line or two.
-func summary(names []string) string {
-	const most = 8
-	if len(names) <= most {
-		return strings.Join(names, ", ")
+// summary says what is removed, by name where that fits in a line.
+func summary(kind string, names []string) string {
+	const most = 4
+	if len(names) > most {
+		return fmt.Sprintf("%d %s", len(names), kind)
 	}
-	return strings.Join(names[:most], ", ") + fmt.Sprintf(" and %d more", len(names)-most)
+	return kind + ": " + strings.Join(names, ", ")
 }
 
 func (m *Machine) paths() config.Paths { return config.Paths{DataDir: m.DataDir} }

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/kedge-k8s/kedge/pkg/config"
 	"github.com/kedge-k8s/kedge/pkg/sysctl"
@@ -21,6 +23,11 @@ const (
 	cniState   = "/var/lib/cni" // https://github.com/containernetworking/cni
 	cniNetwork = "kedge"
 	logind     = "/etc/systemd/logind.conf.d"
+	// Each containerd's shims have these places.
+	shimSockets = "/run/containerd/s"
+	runcState   = "/run/containerd/runc/k8s.io"
+	// containerdSocket is that of a containerd that is not Kedge's.
+	containerdSocket = "/run/containerd/containerd.sock"
 )
 
 // files are all of Kedge's, the data of the cluster among them.
@@ -81,15 +88,37 @@ func (m *Machine) allFiles() []string {
 			files = append(files, found...)
 		}
 	}
+	if _, err := os.Stat(containerdSocket); errors.Is(err, fs.ErrNotExist) {
+		files = append(files, runcState)
+	}
+	files = append(files, deadSockets(shimSockets)...)
 	files = append(files, m.Files...)
 	return append(files, config.RuntimeDir, filepath.Dir(config.DefaultConfigFile))
+}
+
+// deadSockets are those in a directory at which nobody listens.
+func deadSockets(dir string) (paths []string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	for _, entry := range entries {
+		path := filepath.Join(dir, entry.Name())
+		conn, err := net.Dial("unix", path)
+		if err == nil {
+			_ = conn.Close()
+		} else if errors.Is(err, unix.ECONNREFUSED) {
+			paths = append(paths, path)
+		}
+	}
+	return paths
 }
 
 // emptied are directories that Kedge may have made and others may use.
 func (m *Machine) emptied() []string {
 	return []string{
 		filepath.Join(cniState, "networks"), filepath.Join(cniState, "results"), filepath.Join(cniState, "cache"), cniState,
-		netnsDir, logind, "/run/containerd/s", "/run/containerd/fifo", "/run/containerd",
+		logind, shimSockets, filepath.Dir(runcState), filepath.Dir(shimSockets),
 	}
 }
 
