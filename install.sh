@@ -135,7 +135,7 @@ beside() {
 	[ -f "$0" ] || return 0
 	here=$(cd "$(dirname "$0")" && pwd)
 	for file in "$here/kedge-$ARCH" "$here/kedge"; do
-		if [ -f "$file" ] && [ ! "$file" -ef "$TARGET" ]; then
+		if [ -f "$file" ] && [ "$file" != "$TARGET" ]; then
 			echo "$file"
 			return
 		fi
@@ -169,7 +169,6 @@ main() {
 		fi
 		if [ -f "$WORK/kedge" ]; then
 			chmod 755 "$WORK/kedge"
-			"$WORK/kedge" --version >/dev/null || fail "the program does not run on this machine; nothing was changed"
 			sync
 			mv "$WORK/kedge" "$TARGET"
 		fi

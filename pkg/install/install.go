@@ -243,26 +243,33 @@ func (i *Installer) start(ctx context.Context, s service, record *Record) error 
 	if err != nil {
 		return err
 	}
+	program, err := sum(record.program())
+	if err != nil {
+		return err
+	}
+	same := applied == record.Applied && program == record.Program && !i.ForceRestart
 	now, err := s.status(ctx)
 	if err != nil {
 		return err
 	}
 	switch {
-	case now == ready && applied == record.Applied && !i.ForceRestart:
+	case now == ready && same:
 		i.say("start", "not needed: nothing has changed, and the node is Ready")
 		return nil
-	case now == starting && applied == record.Applied && !i.ForceRestart:
+	case now == starting && same:
 		i.say("start", "under way")
 	default:
 		if now == stopped {
 			i.say("start", "now")
+		} else if i.ForceRestart {
+			i.say("restart", "as you wish; pods keep running")
 		} else {
 			i.say("restart", "as something has changed; pods keep running")
 		}
 		if err := s.start(ctx); err != nil {
 			return err
 		}
-		record.Applied = applied
+		record.Applied, record.Program = applied, program
 		if err := record.write(); err != nil {
 			return err
 		}
@@ -270,13 +277,13 @@ func (i *Installer) start(ctx context.Context, s service, record *Record) error 
 	return waitReady(ctx, s, i.Timeout, i.Out)
 }
 
-// state is a hash of all that a running service depends on.
+// state is a hash of what a running service depends on beside the program.
 func (i *Installer) state(s service) (string, error) {
 	hash := sha256.New()
 	for _, f := range s.files(i.Request) {
 		fmt.Fprintf(hash, "%s\n%d\n%s", f.path, len(f.content), f.content)
 	}
-	for _, path := range append([]string{filepath.Join(i.BinDir, "kedge")}, i.Configs...) {
+	for _, path := range i.Configs {
 		content, err := os.Open(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

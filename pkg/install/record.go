@@ -19,8 +19,11 @@ type Record struct {
 	BinDir     string   `json:"binDir"`
 	SystemdDir string   `json:"systemdDir"`
 	DataDir    string   `json:"dataDir"`
-	Files      []string `json:"files"`   // all that were made outside of Kedge's own directories
-	Applied    string   `json:"applied"` // the state of all that the service depends on when it was started last
+	Files      []string `json:"files"` // all that were made outside of Kedge's own directories
+	// What the service was started with last: hashes of its configuration and of
+	// the program.
+	Applied string `json:"applied"`
+	Program string `json:"program"`
 }
 
 // recordFile is beside the configuration.

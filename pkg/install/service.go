@@ -114,7 +114,11 @@ func (s systemd) disable(ctx context.Context) error {
 func (s systemd) start(ctx context.Context) error {
 	// A service that has failed too often is to be tried again.
 	_, _ = run(ctx, "systemctl", "reset-failed", s.unit())
-	_, err := run(ctx, "systemctl", "--no-block", "restart", s.unit())
+	// One after the other: a unit that is to be restarted looks active still.
+	if err := s.stop(ctx); err != nil {
+		return err
+	}
+	_, err := run(ctx, "systemctl", "--no-block", "start", s.unit())
 	return err
 }
 
