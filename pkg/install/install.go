@@ -259,11 +259,12 @@ func (i *Installer) start(ctx context.Context, s service, record *Record) error 
 	case now == starting && same:
 		i.say("start", "under way")
 	default:
-		if now == stopped {
+		switch {
+		case now == stopped:
 			i.say("start", "now")
-		} else if i.ForceRestart {
+		case i.ForceRestart:
 			i.say("restart", "as you wish; pods keep running")
-		} else {
+		default:
 			i.say("restart", "as something has changed; pods keep running")
 		}
 		if err := s.start(ctx); err != nil {

@@ -46,10 +46,6 @@ func (o Option) EnvVar() string {
 	return "INSTALL_KEDGE_" + strings.ToUpper(strings.ReplaceAll(o.Name, "-", "_"))
 }
 
-func text(field func(*Request) *string) func(*Request, string) error {
-	return func(r *Request, value string) error { *field(r) = value; return nil }
-}
-
 func boolean(field func(*Request) *bool) func(*Request, string) error {
 	return func(r *Request, value string) error {
 		on, err := strconv.ParseBool(value)

@@ -225,6 +225,47 @@ spec:
 	}
 }
 
+// TestInstallAgent has a small machine join a server that was installed the same
+// way, and reboots both.
+func TestInstallAgent(t *testing.T) {
+	mirror := serveRelease(t)
+	good := "INSTALL_KEDGE_URL=" + mirror + "/good"
+	network := NewNetwork(t)
+	server := &node{VM: boots(t, Options{Name: "server", Memory: 1024, Network: network, Address: "10.77.0.1/24"}), t: t}
+	server.giveWget()
+	if _, err := server.installs(mirror, good, "--node-ip=10.77.0.1", "--flannel-iface=eth1", "--disable=ingress,metrics-server"); err != nil {
+		t.Fatal(err)
+	}
+	agent := &node{VM: boots(t, Options{Name: "agent", Memory: 512, CPUs: 1, Network: network, Address: "10.77.0.2/24"}), t: t}
+	agent.giveWget()
+	before := agent.traces()
+	environment := good + " KEDGE_URL=https://10.77.0.1:6443 KEDGE_NODE_IP=10.77.0.2 KEDGE_FLANNEL_IFACE=eth1"
+	if out, err := agent.installs(mirror, environment); err == nil || !strings.Contains(out, "KEDGE_TOKEN") {
+		t.Errorf("an agent without a token: %v", err)
+	}
+	token := server.execute("cat /var/lib/kedge/server/node-token")
+	if _, err := agent.installs(mirror, environment+" KEDGE_TOKEN="+token); err != nil {
+		t.Fatal(err)
+	}
+	agent.check("the service", agent.execute("systemctl is-active kedge-agent"), "active")
+	server.check("the nodes", server.execute("kubectl get nodes --no-headers | awk '{ print $1, $2 }' | sort | xargs"), "agent Ready server Ready")
+	t.Log("memory in MiB, of the server and the agent:", server.execute("free -m | awk '/^Mem/ { print $3, $7 }'"), agent.execute("free -m | awk '/^Mem/ { print $3, $7 }'"))
+
+	for _, n := range []*node{server, agent} {
+		if err := n.Reboot(t.Context(), 2*time.Minute); err != nil {
+			t.Fatal(err)
+		}
+	}
+	agent.eventually("the agent to be Ready after the reboot", func() (bool, string) {
+		out, err := agent.Exec(t.Context(), "systemctl is-active kedge-agent || true")
+		return err == nil && strings.TrimSpace(out) == "active", fmt.Sprint(out, err)
+	})
+	t.Log(agent.execute("/usr/local/bin/kedge-agent-uninstall.sh 2>&1"))
+	for _, line := range added(before, agent.traces()) {
+		t.Errorf("uninstall leaves %s", line)
+	}
+}
+
 // testUpgrade puts a version in place that does not work, and one that does.
 func testUpgrade(n *node) {
 	dir := n.t.TempDir()
