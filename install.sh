@@ -67,7 +67,7 @@ fetch() {
 		if [ "$DOWNLOADER" = curl ]; then
 			curl -sfL --connect-timeout 20 -o "$2" "$1" && return
 		else
-			wget -q -T 20 -O "$2" "$1" && return
+			wget -q -O "$2" "$1" && return
 		fi
 		rm -f "$2"
 		[ "$try" -lt "$TRIES" ] || return 1

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -79,9 +80,11 @@ func (m *Machine) Uninstall(ctx context.Context) error {
 
 // resolve finds the data directory behind a link.
 func (m *Machine) resolve() error {
-	real, err := filepath.EvalSymlinks(m.DataDir)
-	if err == nil {
-		m.DataDir = real
+	if target, err := filepath.EvalSymlinks(m.DataDir); err == nil {
+		if info, err := os.Lstat(m.DataDir); err == nil && info.Mode()&os.ModeSymlink != 0 {
+			m.Files = append(m.Files, filepath.Clean(m.DataDir))
+		}
+		m.DataDir = target
 	}
 	if m.DataDir == "/" || !filepath.IsAbs(m.DataDir) {
 		return fmt.Errorf("%q can't be a data directory", m.DataDir)

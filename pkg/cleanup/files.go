@@ -70,8 +70,10 @@ func (m *Machine) files() trace {
 var kubeletLogind = filepath.Join(logind, "99-kubelet.conf")
 
 func (m *Machine) allFiles() []string {
+	p := m.paths()
 	files := []string{
-		m.DataDir,
+		// Not all of the directory: others may have put something there.
+		p.Payload(), p.Server(), p.Agent(), p.Storage(),
 		config.KubeletDir,
 		"/var/log/containers",
 		"/var/log/pods",
@@ -117,6 +119,7 @@ func deadSockets(dir string) (paths []string) {
 // emptied are directories that Kedge may have made and others may use.
 func (m *Machine) emptied() []string {
 	return []string{
+		m.DataDir,
 		filepath.Join(cniState, "networks"), filepath.Join(cniState, "results"), filepath.Join(cniState, "cache"), cniState,
 		logind, shimSockets, filepath.Dir(runcState), filepath.Dir(shimSockets),
 	}
