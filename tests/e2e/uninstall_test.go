@@ -163,3 +163,36 @@ spec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress], ingress: 
 		t.Errorf("uninstall has removed %s", line)
 	}
 }
+
+// TestInstallRefused asks for installations that can't be, on a host without a
+// service manager.
+func TestInstallRefused(t *testing.T) {
+	t.Parallel()
+	host := newHost(t, testbed.New(t), "node")
+	if _, err := host.Kedge(t.Context(), "version"); err != nil { // which unpacks
+		t.Fatal(err)
+	}
+	before := takeInventory(t, host)
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"install"}, "neither systemd nor OpenRC"},
+		{[]string{"install", "sever"}, `"sever" is neither server nor agent`},
+		{[]string{"install", "--node-lable=a=b"}, `did you mean "--node-label"?`},
+		{[]string{"install", "server", "--cluster-cidr=10.0.0.0"}, "--cluster-cidr"},
+		{[]string{"install", "--symlink=perhaps"}, `--symlink: "perhaps" is neither skip nor force`},
+		{[]string{"install", "agent", "--server=https://192.0.2.1:6443"}, "KEDGE_TOKEN"},
+		{[]string{"upgrade"}, "no service of this machine"},
+		{[]string{"upgrade", "--file=/x", "--channel=stable"}, "one of --version, --channel and --file"},
+		{[]string{"killall", "now"}, `unexpected argument "now"`},
+	} {
+		result, err := host.Run(t.Context(), nil, host.Binary, test.args...)
+		if err != nil || result.Code != 1 || !strings.Contains(result.Stderr, test.want) || strings.Count(result.Stderr, "\n") != 1 {
+			t.Errorf("%s ends with code %d (error %v) and says %q, want %q", test.args, result.Code, err, result.Stderr, test.want)
+		}
+	}
+	if lines := added(before, takeInventory(t, host)); len(lines) > 0 {
+		t.Errorf("refused installations leave %q", lines)
+	}
+}
