@@ -363,7 +363,7 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 		ResolvConf:     n.resolvConf(),
 		SystemdCgroups: systemd,
 		CloudProvider:  s.Cluster.ExternalCloud,
-		Shutdown:       systemd && exists("/run/dbus/system_bus_socket") && exists("/run/systemd/seats"),
+		Shutdown:       exists("/run/dbus/system_bus_socket") && exists("/run/systemd/seats"),
 		Dir:            agentEtc,
 		Profiling:      s.Profiling,
 		BeforeVolumes:  s.BeforeVolumes,

@@ -76,7 +76,7 @@ func (n *node) giveWget() {
 func (n *node) traces() []string {
 	n.t.Helper()
 	out := n.execute(`
-		find /etc /opt /root /srv /usr/local /usr/share /var/lib /var/log -xdev ! -path '/var/log/journal/*' ! -path '/var/lib/systemd/*' ! -path '/usr/share/doc/*' | sed 's/^/file /'
+		find /etc /opt /root /srv /usr/local /usr/share /var/lib /var/log -xdev ! -path '/var/log/journal/*' ! -path '/var/lib/systemd/*' ! -path '/usr/share/doc/*' ! -path '/root/.kube*' | sed 's/^/file /'
 		find /run -xdev ! -path '/run/systemd/*' ! -path '/run/udev/*' ! -path '/run/user*' ! -path '/run/log/*' ! -path '/run/credentials*' | sed 's/^/file /'
 		sed 's/^[^ ]* \([^ ]*\) .*/mount \1/' /proc/mounts | grep -v -e /run/user -e /run/credentials -e binfmt_misc
 		ls /sys/class/net | sed 's/^/interface /'
