@@ -55,6 +55,12 @@ func (u *Upgrade) Run(ctx context.Context) error {
 	if err := u.checkVersion(ctx); err != nil {
 		return err
 	}
+	// The new program may be the previous one, which is about to be another.
+	next := filepath.Join(u.Record.BinDir, ".kedge.next")
+	defer func() { _ = os.Remove(next) }() // which is gone when all went well
+	if err := replace(u.File, next); err != nil {
+		return err
+	}
 	previous := filepath.Join(u.Record.BinDir, ".kedge.previous")
 	if err := keep(program, previous); err != nil {
 		return err
@@ -69,7 +75,7 @@ func (u *Upgrade) Run(ctx context.Context) error {
 		return err
 	}
 	defer u.uncordon(node)
-	if err := replace(u.File, program); err != nil {
+	if err := os.Rename(next, program); err != nil {
 		return err
 	}
 	u.say("program", program)
