@@ -157,7 +157,7 @@ $(LINT): tools/go.mod
 lint: $(LINT) test-deps ## look at the code: golangci-lint, shellcheck
 	$(LINT) run --build-tags '$(TAGS) e2e vm labs' ./...
 	cd cmd/addons && $(abspath $(LINT)) run ./...
-	shellcheck -x -P SCRIPTDIR scripts/*.sh tests/vm/*.sh tests/images/debian/*.sh tests/images/debian/files/*.sh .ci/run
+	shellcheck -x -P SCRIPTDIR install.sh scripts/*.sh tests/vm/*.sh tests/images/debian/*.sh tests/images/debian/files/*.sh .ci/run
 
 # Packages with unit tests import nothing heavy: -race builds them in seconds.
 UNIT = $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./cmd/... ./pkg/... ./scripts/... ./tests/bench/... ./tests/images/... ./tests/testbed/... ./tests/vm/...)

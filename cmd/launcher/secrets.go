@@ -13,10 +13,11 @@ var secretOptions = map[string]string{ //nolint:gosec // names
 	"agent-token": "KEDGE_AGENT_TOKEN",
 }
 
-// hideSecrets moves tokens from a role's command line, which every user can
-// read as long as the process runs, to its environment, which only root can.
+// hideSecrets moves tokens from the command line of a role or an installation,
+// which every user can read as long as the process runs, to its environment, which
+// only root can.
 func hideSecrets(argv, env []string) (visible, hidden []string) {
-	if len(argv) < 2 || !slices.Contains([]string{"server", "agent"}, argv[1]) {
+	if len(argv) < 2 || !slices.Contains([]string{"server", "agent", "install"}, argv[1]) {
 		return argv, env
 	}
 	visible = argv[:2:2]

@@ -11,6 +11,7 @@ func TestHideSecrets(t *testing.T) {
 		{"kedge agent --token s3cret -d /x", "A=1", "kedge agent -d /x", "A=1 KEDGE_TOKEN=s3cret"},
 		{"kedge agent --token=s3cret", "KEDGE_TOKEN=old A=1", "kedge agent", "A=1 KEDGE_TOKEN=s3cret"},
 		{"kedge server -t s3cret -agent-token=other", "", "kedge server", "KEDGE_TOKEN=s3cret KEDGE_AGENT_TOKEN=other"},
+		{"kedge install agent --token s3cret", "A=1", "kedge install agent", "A=1 KEDGE_TOKEN=s3cret"},
 		{"kedge server --token", "A=1", "kedge server --token", "A=1"},
 		{"kedge server --tokens x token y", "A=1", "kedge server --tokens x token y", "A=1"},
 		{"kedge kubectl --token s3cret", "A=1", "kedge kubectl --token s3cret", "A=1"},

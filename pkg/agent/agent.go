@@ -43,6 +43,9 @@ type Agent struct {
 	gate   Gate
 	out    io.Writer // for the person who started it
 	node   *Node
+
+	// Ready is called once, when the node is Ready.
+	Ready func()
 }
 
 // New makes an agent that takes its programs and images from the payload
@@ -188,12 +191,16 @@ func (a *Agent) components(m *member) ([]component.Component, error) {
 // announce says when the node is Ready.
 func (a *Agent) announce(ctx context.Context, m *member, began time.Time) {
 	if err := node.WaitReady(ctx, m.credentials().Agent, a.node.Name(), a.log); err != nil {
-		if ctx.Err() == nil {
-			a.gate.Release()
-			a.log.Warn("the node is not Ready; on a server look with: kedge kubectl describe node "+a.node.Name(), "err", err)
+		if ctx.Err() != nil {
+			return
 		}
-		return
+		a.gate.Release()
+		a.log.Warn("the node is not Ready; on a server look with: kedge kubectl describe node "+a.node.Name(), "err", err)
+		if node.UntilReady(ctx, m.credentials().Agent, a.node.Name(), a.log) != nil {
+			return
+		}
 	}
+	a.Ready()
 	a.gate.Open()
 	took := time.Since(began)
 	a.log.Info("node is Ready", "node", a.node.Name(), "at", took.Round(time.Millisecond))

@@ -32,6 +32,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/preload"
 	"github.com/kedge-k8s/kedge/pkg/registries"
 	"github.com/kedge-k8s/kedge/pkg/servicelb"
+	"github.com/kedge-k8s/kedge/pkg/sysctl"
 )
 
 // pauseImage is the packaged one.
@@ -205,9 +206,20 @@ func (n *Node) ChooseSnapshotter() {
 
 // RaiseLimits raises limits of the kernel that would soon be reached.
 func (n *Node) RaiseLimits() {
+	if err := rememberSettings(); err != nil {
+		n.log.Warn("an uninstallation will not put the kernel's settings back", "err", err)
+	}
 	if err := node.RaiseLimits(); err != nil {
 		n.log.Warn("a limit of this machine may be reached with many pods", "err", err)
 	}
+}
+
+// rememberSettings keeps what the kernel's settings are before Kedge changes some.
+func rememberSettings() error {
+	if err := os.MkdirAll(config.RuntimeDir, 0o755); err != nil {
+		return err
+	}
+	return sysctl.Host{Root: "/proc/sys"}.Save(config.SysctlFile)
 }
 
 // Prepare makes the machine ready for pods, and writes what the node's parts
@@ -351,6 +363,7 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 		ResolvConf:     n.resolvConf(),
 		SystemdCgroups: systemd,
 		CloudProvider:  s.Cluster.ExternalCloud,
+		Shutdown:       exists("/run/dbus/system_bus_socket") && exists("/run/systemd/seats"),
 		Dir:            agentEtc,
 		Profiling:      s.Profiling,
 		BeforeVolumes:  s.BeforeVolumes,

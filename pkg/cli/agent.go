@@ -45,6 +45,7 @@ func runAgent(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
+		role.Ready = p.ready
 		return role.Run(ctx)
 	})
 }

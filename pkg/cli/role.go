@@ -9,13 +9,16 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strconv"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/kedge-k8s/kedge/pkg/atomicfile"
 	"github.com/kedge-k8s/kedge/pkg/component"
 	"github.com/kedge-k8s/kedge/pkg/config"
 	"github.com/kedge-k8s/kedge/pkg/log"
+	"github.com/kedge-k8s/kedge/pkg/notify"
 	"github.com/kedge-k8s/kedge/pkg/payload"
 )
 
@@ -28,6 +31,7 @@ type process struct {
 	payload string // directory of the unpacked programs and images
 	log     *slog.Logger
 	gate    *log.Gate
+	ready   func() // to be called once, when the node is Ready
 }
 
 // noArguments refuses what is no option.
@@ -46,6 +50,7 @@ func runRole(c *cli.Context, logging config.Logging, warnings []string, run func
 		return err
 	}
 	environ := os.Environ()
+	manager := notify.Socket(os.Getenv("NOTIFY_SOCKET"))
 	// kube-proxy, the kubelet and the CNI plugins find nft, runc and each
 	// other here, before anything the machine may have of the same name.
 	if err := os.Setenv("PATH", root+"/bin:"+os.Getenv("PATH")); err != nil {
@@ -74,7 +79,16 @@ func runRole(c *cli.Context, logging config.Logging, warnings []string, run func
 	defer stop()
 	// After the first signal the second one ends the process at once.
 	context.AfterFunc(ctx, stop)
-	err = run(ctx, process{root, logger, gate})
+	ready := func() {
+		if err := manager.Ready(); err != nil {
+			logger.Warn("the service manager does not learn that the node is Ready", "err", err)
+		}
+		if _, err := atomicfile.Update(config.ReadyFile, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil {
+			logger.Warn("it can't be seen that the node is Ready", "err", err)
+		}
+	}
+	_ = os.Remove(config.ReadyFile) // of an earlier run
+	err = run(ctx, process{root, logger, gate, ready})
 	if errors.Is(err, component.ErrRestart) {
 		return restart(environ)
 	}

@@ -76,6 +76,7 @@ func runServer(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
+		role.Ready = p.ready
 		return role.Run(ctx)
 	})
 }

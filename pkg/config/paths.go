@@ -8,6 +8,11 @@ const (
 	// KubeletDir is the kubelet's root directory. It stays where every
 	// kubelet has it, because storage drivers mount it by that path.
 	KubeletDir = "/var/lib/kubelet"
+	// SysctlFile holds the kernel's settings as they were before Kedge.
+	SysctlFile = RuntimeDir + "/sysctls.json"
+	// ReadyFile is there while a Kedge runs whose node has been Ready, and holds
+	// its process id.
+	ReadyFile = RuntimeDir + "/ready"
 	// NodePasswordFile holds the secret that keeps the node's name its own. It
 	// is outside the data directory, to outlive it: the name stays the node's
 	// when that is deleted.

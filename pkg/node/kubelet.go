@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 	v1 "k8s.io/api/core/v1"
@@ -29,6 +30,13 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/probe"
 )
 
+// How long pods get to end when the machine goes down, and which part of that is
+// for critical ones, after the others.
+const (
+	shutdownGrace         = 30 * time.Second
+	shutdownGraceCritical = 10 * time.Second
+)
+
 // KubeletConfig is what the kubelet is told.
 type KubeletConfig struct {
 	Node           config.Node
@@ -42,6 +50,7 @@ type KubeletConfig struct {
 	ResolvConf     string
 	SystemdCgroups bool
 	CloudProvider  bool
+	Shutdown       bool   // end pods in order when the machine goes down
 	Dir            string // of what the kubelet is given to read: static pods, volume plugins
 	Profiling      bool
 	// BeforeVolumes returns when the controllers in this process, if any, have
@@ -121,6 +130,11 @@ func (c KubeletConfig) configure(kc *kubeletconfig.KubeletConfiguration) {
 	kc.VolumePluginDir = filepath.Join(c.Dir, "volume-plugins")
 	kc.EnableProfilingHandler = c.Profiling
 	kc.EnableDebugFlagsHandler = c.Profiling
+
+	if c.Shutdown {
+		kc.ShutdownGracePeriod.Duration = shutdownGrace
+		kc.ShutdownGracePeriodCriticalPods.Duration = shutdownGraceCritical
+	}
 
 	// Small disks: the share of upstream's defaults would evict pods while
 	// gigabytes are free.

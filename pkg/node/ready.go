@@ -75,3 +75,21 @@ func WaitReady(ctx context.Context, kubeconfig, name string, log *slog.Logger) e
 	}
 	return err
 }
+
+// readyPause is between two attempts to wait for a node.
+const readyPause = 5 * time.Second
+
+// UntilReady is WaitReady without a limit but ctx's.
+func UntilReady(ctx context.Context, kubeconfig, name string, log *slog.Logger) error {
+	for {
+		err := WaitReady(ctx, kubeconfig, name, log)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-time.After(readyPause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/kedge-k8s/kedge/pkg/flannel"
 	"github.com/kedge-k8s/kedge/pkg/node"
 	"github.com/kedge-k8s/kedge/pkg/version"
 )
@@ -26,7 +28,8 @@ const (
 // announce waits until the node and the packaged pods are Ready, and then
 // tells the person who started the server.
 func (s *Server) announce(ctx context.Context, began time.Time) {
-	ctx, cancel := context.WithTimeout(ctx, announceLimit)
+	run := ctx
+	ctx, cancel := context.WithTimeout(run, announceLimit)
 	defer cancel()
 	config, err := clientcmd.BuildConfigFromFlags("", s.layout.Kubeconfig("addons"))
 	if err != nil {
@@ -41,6 +44,10 @@ func (s *Server) announce(ctx context.Context, began time.Time) {
 	}
 	tick := time.NewTicker(announceInterval)
 	defer tick.Stop()
+	ready := sync.OnceFunc(s.Ready)
+	if s.config.DisableAgent || s.config.Network.FlannelBackend == flannel.None {
+		ready() // the node gets Ready when somebody else brings a pod network
+	}
 	var nodeReady time.Duration
 	lastNotice := time.Now()
 	for {
@@ -48,6 +55,7 @@ func (s *Server) announce(ctx context.Context, began time.Time) {
 		if state.node != nil && nodeReady == 0 && node.IsReady(state.node) {
 			nodeReady = time.Since(began)
 			s.log.Info("node is Ready", "node", s.node.Name(), "at", nodeReady.Round(time.Millisecond))
+			ready()
 		}
 		if state.missing == "" {
 			s.gate.Open()
@@ -65,6 +73,9 @@ func (s *Server) announce(ctx context.Context, began time.Time) {
 			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 				s.gate.Release()
 				s.log.Warn("not everything is ready; look with: kedge kubectl get pods -A", "missing", state.missing, "limit", announceLimit)
+				if node.UntilReady(run, s.layout.Kubeconfig("addons"), s.node.Name(), s.log) == nil {
+					ready()
+				}
 			}
 			return
 		}

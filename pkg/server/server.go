@@ -48,6 +48,10 @@ type Server struct {
 	out    io.Writer // for the person who started it
 	layout pki.Layout
 	node   *agent.Node
+
+	// Ready is called once, when the node is Ready, or the control plane of a
+	// server without one.
+	Ready func()
 }
 
 // Gate holds back what the libraries complain about while parts start and

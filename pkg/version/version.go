@@ -69,3 +69,14 @@ func parse(v string) (numbers [4]int, ok bool) {
 	}
 	return numbers, true
 }
+
+// Skips says whether version b leaves out a minor release after a, or begins
+// another major one. What it can't read skips nothing.
+func Skips(a, b string) bool {
+	left, okA := parse(a)
+	right, okB := parse(b)
+	if !okA || !okB {
+		return false
+	}
+	return right[0] != left[0] || right[1] > left[1]+1
+}

@@ -21,3 +21,20 @@ func TestNewer(t *testing.T) {
 		}
 	}
 }
+
+func TestSkips(t *testing.T) {
+	for _, tc := range []struct {
+		a, b string
+		want bool
+	}{
+		{"v1.36.3+kedge1", "v1.36.4+kedge1", false},
+		{"v1.36.3+kedge1", "v1.37.0+kedge1", false},
+		{"v1.36.3+kedge1", "v1.38.0+kedge1", true},
+		{"v1.36.3+kedge1", "v2.36.3+kedge1", true},
+		{"nonsense", "v1.38.0+kedge1", false},
+	} {
+		if got := Skips(tc.a, tc.b); got != tc.want {
+			t.Errorf("Skips(%s, %s) = %v", tc.a, tc.b, got)
+		}
+	}
+}

@@ -1,0 +1,145 @@
+package cleanup
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestOwnTables(t *testing.T) {
+	got := ownTables("table ip kube-proxy\ntable ip6 kube-proxy\ntable inet filter\ntable inet kedge-netpol\ntable ip kube-proxy-other\n")
+	if want := []string{"ip kube-proxy", "ip6 kube-proxy", "inet kedge-netpol"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestKubeletRules(t *testing.T) {
+	got := kubeletRules(`-P INPUT ACCEPT
+-N KUBE-FIREWALL
+-N DOCKER
+-A INPUT -j KUBE-FIREWALL
+-A INPUT -j DOCKER
+-A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -j DROP
+`)
+	want := "-D INPUT -j KUBE-FIREWALL, -F KUBE-FIREWALL, -X KUBE-FIREWALL"
+	var texts []string
+	for _, change := range got {
+		texts = append(texts, strings.Join(change, " "))
+	}
+	if strings.Join(texts, ", ") != want {
+		t.Errorf("got %q, want %s", texts, want)
+	}
+}
+
+func TestIsPodCgroup(t *testing.T) {
+	for path, want := range map[string]bool{
+		"/kubepods/besteffort/pod1/c":                     true,
+		"/kubepods.slice/kubepods-pod1.slice/cri-a.scope": true,
+		"/kubepods":                       true,
+		"/docker/abc/kubepods/pod1":       false,
+		"/system.slice/kubepods.service":  false,
+		"/kubepods-not-quite":             false,
+		"/user.slice/user-1000.slice/x.y": false,
+	} {
+		if got := isPodCgroup(path); got != want {
+			t.Errorf("%s: %t", path, got)
+		}
+	}
+}
+
+func TestParentOf(t *testing.T) {
+	const stat = "42 (a) b (c) S 7 42 42 0 -1 4194560"
+	if parentOf(stat) != 7 || state(stat) != "S" {
+		t.Errorf("parent %d, state %s", parentOf(stat), state(stat))
+	}
+}
+
+func TestInterfaceNames(t *testing.T) {
+	for name, want := range map[string]bool{
+		"cni0": true, "flannel.1": true, "flannel-v6.1": true, "flannel-wg": true, "bwp96fc5079f440": true,
+		"eth0": false, "cni01": false, "br-flannel.1": false, "veth1234": false, "docker0": false,
+	} {
+		if got := interfaceNames.MatchString(name); got != want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
+func TestRemoveTree(t *testing.T) {
+	dir := t.TempDir()
+	make := func(names ...string) {
+		for _, name := range names {
+			path := filepath.Join(dir, name)
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	exists := func(name string) bool { _, err := os.Stat(filepath.Join(dir, name)); return err == nil }
+
+	make("data/a/file", "data/disk/precious", "data/b")
+	mounts := map[string]bool{filepath.Join(dir, "data/disk"): true}
+	err := removeTree(filepath.Join(dir, "data"), mounts)
+	if err == nil || !strings.Contains(err.Error(), "data/disk: unmount it") {
+		t.Errorf("got error %v", err)
+	}
+	if !exists("data/disk/precious") || exists("data/a") || exists("data/b") {
+		t.Error("the wrong things were removed")
+	}
+	if err := removeTree(filepath.Join(dir, "data"), nil); err != nil || exists("data") {
+		t.Errorf("error %v, exists %t", err, exists("data"))
+	}
+
+	// A whole disk for Kedge: it stays mounted, empty.
+	make("mounted/a/file", "mounted/lost+found/x")
+	if err := removeTree(filepath.Join(dir, "mounted"), map[string]bool{filepath.Join(dir, "mounted"): true}); err != nil {
+		t.Error(err)
+	}
+	if !exists("mounted/lost+found/x") || exists("mounted/a") {
+		t.Error("the wrong things were removed from the disk")
+	}
+}
+
+func TestRemoveKind(t *testing.T) {
+	var out bytes.Buffer
+	m := &Machine{Out: &out}
+	things := []string{"one", "two"}
+	err := m.removeKind(t.Context(), trace{
+		kind:   "things",
+		find:   func(context.Context) ([]string, error) { return things, nil },
+		remove: func(context.Context, []string) error { things = things[1:]; return nil },
+	})
+	if err != nil || out.String() != "removing things: one, two\n" {
+		t.Errorf("error %v, output %q", err, out.String())
+	}
+	why := errors.New("busy")
+	err = m.removeKind(t.Context(), trace{
+		kind:   "things",
+		find:   func(context.Context) ([]string, error) { return []string{"three"}, nil },
+		remove: func(context.Context, []string) error { return errors.Join(errForGood, why) },
+	})
+	if !errors.Is(err, why) || !strings.Contains(err.Error(), "things are left: three") {
+		t.Errorf("got error %v", err)
+	}
+}
+
+func TestResolve(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink("/", link); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/", link, "relative"} {
+		if err := (&Machine{DataDir: path}).resolve(); err == nil {
+			t.Errorf("%s is taken for a data directory", path)
+		}
+	}
+}

@@ -1,0 +1,64 @@
+package cleanup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"github.com/kedge-k8s/kedge/pkg/config"
+)
+
+// mounts are those that pods need, their network namespaces among them: the
+// interfaces of pods go with these.
+func (m *Machine) mounts() trace {
+	return trace{
+		kind: "mounts",
+		find: func(context.Context) ([]string, error) { return mountsIn(m.podMount) },
+		remove: func(_ context.Context, found []string) error {
+			var errs []error
+			for _, path := range found {
+				errs = append(errs, unmount(path))
+			}
+			return errors.Join(errs...)
+		},
+	}
+}
+
+// podMount says whether a mount point is one that containerd or the kubelet
+// makes. A disk that somebody has mounted elsewhere in the data directory, or as
+// a whole directory of Kedge's, is not.
+func (m *Machine) podMount(path string) bool {
+	return below(path, config.RuntimeDir) ||
+		below(path, filepath.Join(config.KubeletDir, "pods")) ||
+		below(path, filepath.Join(config.KubeletDir, "plugins")) ||
+		below(path, m.paths().Containerd())
+}
+
+// mountsIn returns the mount points that match, those made last first.
+func mountsIn(match func(path string) bool) (paths []string, err error) {
+	mounts, err := mountinfo.GetMounts(func(info *mountinfo.Info) (skip, stop bool) {
+		return !match(info.Mountpoint), false
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, mount := range slices.Backward(mounts) {
+		paths = append(paths, mount.Mountpoint)
+	}
+	return paths, nil
+}
+
+// unmount takes away a mount, and one that is in use as soon as it isn't. It
+// does not wait for a server of files that does not answer.
+func unmount(path string) error {
+	err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return fmt.Errorf("unmount %s: %w", path, err)
+}

@@ -1,0 +1,254 @@
+package install
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/kedge-k8s/kedge/pkg/atomicfile"
+	"github.com/kedge-k8s/kedge/pkg/version"
+)
+
+// drainLimit is how long pods may take to leave the node.
+const drainLimit = 5 * time.Minute
+
+// Upgrade replaces the program of an installed service.
+type Upgrade struct {
+	Record  Record
+	File    string // the new program
+	Drain   bool   // have the pods leave the node before
+	Timeout time.Duration
+	Out     io.Writer
+}
+
+func (u *Upgrade) say(what, text string) { fmt.Fprintf(u.Out, "  %-10s %s\n", what, text) }
+
+// Run checks the new program, puts it in place, restarts the service and waits
+// until the node is Ready. If it doesn't get Ready the previous program is put
+// back.
+func (u *Upgrade) Run(ctx context.Context) error {
+	s, err := findService(u.Record.Name, u.Record.SystemdDir)
+	if err != nil {
+		return err
+	}
+	program := u.Record.program()
+	before, err := sum(program)
+	if err != nil {
+		return err
+	}
+	after, err := sum(u.File)
+	if err != nil {
+		return err
+	}
+	if before == after {
+		u.say("upgrade", "not needed: "+program+" is this very program")
+		return nil
+	}
+	if err := u.checkVersion(ctx); err != nil {
+		return err
+	}
+	// The new program may be the previous one, which is about to be another.
+	next := filepath.Join(u.Record.BinDir, ".kedge.next")
+	defer func() { _ = os.Remove(next) }() // which is gone when all went well
+	if err := replace(u.File, next); err != nil {
+		return err
+	}
+	previous := filepath.Join(u.Record.BinDir, ".kedge.previous")
+	if err := keep(program, previous); err != nil {
+		return err
+	}
+	u.Record.add(previous)
+	if err := u.Record.write(); err != nil {
+		return err
+	}
+	stamps := u.stamps()
+	node, err := u.drain(ctx)
+	if err != nil {
+		return err
+	}
+	defer u.uncordon(node)
+	if err := os.Rename(next, program); err != nil {
+		return err
+	}
+	u.say("program", program)
+	u.say("restart", "pods keep running")
+	if err := s.start(ctx); err != nil {
+		return err
+	}
+	if err := waitReady(ctx, s, u.Timeout, u.Out); err != nil {
+		return fmt.Errorf("the new version does not work here: %w; %w", err, u.goBack(ctx, s, previous, stamps))
+	}
+	u.Record.Program = after
+	return u.Record.write()
+}
+
+// keep gives a file another name as well.
+func keep(path, as string) error {
+	if err := os.Remove(as); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Link(path, as); err == nil {
+		return nil
+	}
+	return replace(path, as)
+}
+
+// stamps are the files that say which version has used the data, with what is in
+// them.
+func (u *Upgrade) stamps() map[string][]byte {
+	stamps := map[string][]byte{}
+	for _, role := range []string{"server", "agent"} {
+		path := filepath.Join(u.Record.DataDir, role, "version")
+		if content, err := os.ReadFile(path); err == nil {
+			stamps[path] = content
+		}
+	}
+	return stamps
+}
+
+// goBack starts the previous program again. Its error says how that went.
+func (u *Upgrade) goBack(ctx context.Context, s service, previous string, stamps map[string][]byte) error {
+	// Also when a person has had enough of waiting.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), u.Timeout+stopLimit)
+	defer cancel()
+	u.say("back", "to the previous program")
+	if err := s.stop(ctx); err != nil {
+		return fmt.Errorf("going back failed: %w", err)
+	}
+	if err := os.Rename(previous, u.Record.program()); err != nil {
+		return fmt.Errorf("going back failed: %w", err)
+	}
+	// What a version writes the one before it can read; they say so themselves.
+	for path, content := range stamps {
+		if _, err := atomicfile.Update(path, content, 0o644); err != nil {
+			return fmt.Errorf("going back failed: %w", err)
+		}
+	}
+	if err := s.start(ctx); err != nil {
+		return fmt.Errorf("going back failed: %w", err)
+	}
+	if err := waitReady(ctx, s, u.Timeout, u.Out); err != nil {
+		return fmt.Errorf("the previous version runs again, but: %w", err)
+	}
+	return errors.New("the previous version runs again, and the node is Ready")
+}
+
+// checkVersion refuses a program that does not run here, or whose version can't
+// follow the present one.
+func (u *Upgrade) checkVersion(ctx context.Context) error {
+	now, err := u.versionOf(ctx, u.Record.program())
+	if err != nil {
+		return fmt.Errorf("ask for the version: %w", err)
+	}
+	// It is unpacked now, which the restart need not do then.
+	next, err := u.versionOf(ctx, u.File)
+	if err != nil {
+		return fmt.Errorf("the new program does not run here: %w", err)
+	}
+	u.say("upgrade", "from "+now+" to "+next)
+	if err := follows(now, next); err != nil {
+		return err
+	}
+	if u.Record.Role != Agent {
+		return nil
+	}
+	server, err := u.serverVersion(ctx)
+	if err != nil {
+		return fmt.Errorf("ask the servers for their version: %w", err)
+	}
+	if version.Newer(next, server) {
+		return fmt.Errorf("the servers run %s, and an agent must not be newer: upgrade them first", server)
+	}
+	return nil
+}
+
+// follows refuses versions that Kubernetes does not let follow each other, see
+// https://kubernetes.io/releases/version-skew-policy/.
+func follows(now, next string) error {
+	if version.Newer(now, next) {
+		return fmt.Errorf("%s is older than %s: the data can't go back; restore a backup with that version instead", next, now)
+	}
+	if version.Skips(now, next) {
+		return fmt.Errorf("%s skips a minor version after %s: upgrade by one at a time", next, now)
+	}
+	return nil
+}
+
+func (u *Upgrade) versionOf(ctx context.Context, program string) (string, error) {
+	cmd := exec.CommandContext(ctx, program, "--version")
+	cmd.Env = append(os.Environ(), "KEDGE_DATA_DIR="+u.Record.DataDir)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s --version: %w: %s", program, err, strings.TrimSpace(stderr.String()))
+	}
+	// kedge version v1.36.3+kedge1 (1a2b3c4d)
+	if f := strings.Fields(string(out)); len(f) >= 3 && f[0] == "kedge" {
+		return f[2], nil
+	}
+	return "", fmt.Errorf("%s --version says %q: is it Kedge?", program, strings.TrimSpace(string(out)))
+}
+
+func (u *Upgrade) kubectl(ctx context.Context, args ...string) (string, error) {
+	return run(ctx, u.Record.program(), append([]string{"kubectl"}, args...)...)
+}
+
+func (u *Upgrade) serverVersion(ctx context.Context) (string, error) {
+	out, err := u.kubectl(ctx, "--kubeconfig", filepath.Join(u.Record.DataDir, "agent", "etc", "agent.kubeconfig"), "--request-timeout=20s", "get", "--raw", "/version")
+	if err != nil {
+		return "", err
+	}
+	var info struct{ GitVersion string }
+	return info.GitVersion, errors.Join(json.Unmarshal([]byte(out), &info), err)
+}
+
+// drain has the pods leave this machine's node, if that is wanted, and returns
+// its name.
+func (u *Upgrade) drain(ctx context.Context) (string, error) {
+	if !u.Drain {
+		return "", nil
+	}
+	if u.Record.Role == Agent {
+		return "", errors.New("an agent may not drain its node: do it on a server with kedge kubectl drain, and upgrade without --drain")
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", err
+	}
+	out, err := u.kubectl(ctx, "get", "nodes", "-o", `jsonpath={range .items[?(@.status.nodeInfo.bootID=="`+strings.TrimSpace(string(boot))+`")]}{.metadata.name}{"\n"}{end}`)
+	if err != nil {
+		return "", err
+	}
+	names := strings.Fields(out)
+	if len(names) != 1 {
+		return "", fmt.Errorf("find this machine's node: %d nodes have its boot id", len(names))
+	}
+	u.say("drain", names[0])
+	_, err = u.kubectl(ctx, "drain", names[0], "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout="+drainLimit.String())
+	if err != nil {
+		u.uncordon(names[0])
+		return "", fmt.Errorf("drain the node: %w", err)
+	}
+	return names[0], nil
+}
+
+// uncordon lets pods come to the node again.
+func (u *Upgrade) uncordon(node string) {
+	if node == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), commandsLimit)
+	defer cancel()
+	if _, err := u.kubectl(ctx, "uncordon", node); err != nil {
+		u.say("warning", "pods don't come back until you type kedge kubectl uncordon "+node+": "+err.Error())
+	}
+}
