@@ -60,10 +60,11 @@ ZSTD := $(if $(filter fast,$(PACK)),3,19)
 BUILD_PACKAGES := ca-certificates gcc git libc6-dev libseccomp-dev pkg-config zstd
 TEST_PACKAGES := busybox-static iproute2 nftables procps shellcheck util-linux
 RELEASE_PACKAGES := gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf libc6-dev-arm64-cross libc6-dev-armhf-cross qemu-user-static
+IMAGE_PACKAGES := buildah
 VM_PACKAGES := debootstrap e2fsprogs qemu-system-x86 qemu-utils
 LAB_PACKAGES := curl debootstrap openssl tar
 
-.PHONY: help build run test unit e2e vm labs bench lint release release-check artifacts image clean deps release-deps test-deps images FORCE
+.PHONY: help build run test unit e2e vm labs bench lint release release-check artifacts image clean deps release-deps image-deps test-deps images FORCE
 
 help: ## list the targets
 	@echo "Kedge $(VERSION) ($(COMMIT), $(TREE))"; echo
@@ -104,6 +105,9 @@ deps:
 
 release-deps: deps
 	@$(call install,$(RELEASE_PACKAGES))
+
+image-deps:
+	@$(call install,$(IMAGE_PACKAGES))
 
 test-deps:
 	@$(call install,$(TEST_PACKAGES))
@@ -192,22 +196,18 @@ $(FILE).cdx.json: $(FILE) $(TOOLS)/sbom $(BUILD)/packages
 $(BUILD)/packages: FORCE
 	@mkdir -p $(@D) && dpkg-query -W -f '$${Package} $${Version} $${Architecture}\n' ca-certificates >$@.new && $(keep)
 
-# One root file system for each architecture that BuildKit knows.
+# A root file system for each architecture, by the name that the Dockerfile knows.
 IMAGE ?= dist/kedge-image-$(DEB_ARCH).tar
 IMAGE_ROOT := build/container/$(word 2,$(NAMES))
 
-image: deps $(IMAGE) ## build the container image with BuildKit, from dist/kedge (as root)
+image: deps image-deps $(IMAGE) ## build the container image of dist/kedge, with Buildah (as root)
 
 $(IMAGE_ROOT)/bin/kedge: $(FILE) scripts/imageroot.sh scripts/arch.sh scripts/deb.sh
 	ARCH=$(ARCH) scripts/imageroot.sh $(FILE) '$(VERSION)' $(IMAGE_ROOT) && touch $@
 
-$(IMAGE): $(IMAGE_ROOT)/bin/kedge Dockerfile scripts/image.sh $(TOOLS)/buildkitd $(TOOLS)/buildctl $(TOOLS)/runc
-	SOURCE_DATE_EPOCH=$$($(GIT) log -1 --format=%ct) ARCH=$(ARCH) scripts/image.sh $(TOOLS)/buildkitd $(TOOLS)/buildctl $(TOOLS)/runc build/container \
+$(IMAGE): $(IMAGE_ROOT)/bin/kedge Dockerfile scripts/image.sh
+	SOURCE_DATE_EPOCH=$$($(GIT) log -1 --format=%ct) ARCH=$(ARCH) scripts/image.sh build/container \
 		'kedge.io/kedge:$(subst +,-,$(VERSION))' $@
-
-$(TOOLS)/buildkitd $(TOOLS)/buildctl: tools/image/go.mod
-	@mkdir -p $(@D)
-	CGO_ENABLED=0 go -C tools/image build -ldflags '-s -w' -o $(abspath $@) github.com/moby/buildkit/cmd/$(@F) && touch $@
 
 # ---- the tests -------------------------------------------------------------
 LINT := $(TOOLS)/golangci-lint
