@@ -86,7 +86,7 @@ release: release-deps ## build the files of a release into dist: amd64, arm64 an
 	@ln -f dist/kedge-$(NATIVE) dist/kedge
 
 release-check: release-deps ## check the files of a release, and run each, under qemu-user where it is for others
-	scripts/releasecheck.sh dist '$(VERSION)'
+	scripts/releasecheck.sh dist '$(VERSION)' $(RELEASE_ARCHS)
 
 clean: ## remove everything that was built
 	rm -rf build dist

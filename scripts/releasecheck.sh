@@ -3,13 +3,19 @@
 # kedge file unpacks and runs on its architecture. Those of others run under
 # qemu-user, which the kernel is told of in a user namespace that ends with this
 # script: the machine itself is not changed.
-#   scripts/releasecheck.sh DIST-DIR VERSION
+#   scripts/releasecheck.sh DIST-DIR VERSION ARCH…
+# ARCH is amd64, arm64 or armhf.
 # Needs: unshare, a kernel from 6.7 with user namespaces; qemu-user-static.
 set -eu
 
-[ $# -ge 2 ] || { echo "usage: $0 DIST-DIR VERSION" >&2; exit 2; }
-dist=$1
-version=$2
+[ $# -ge 3 ] || { echo "usage: $0 DIST-DIR VERSION ARCH…" >&2; exit 2; }
+# The second time, in namespaces of its own.
+if [ "$1" != --inside ]; then
+	exec unshare --user --map-root-user --mount --propagation private "$0" --inside "$@"
+fi
+dist=$2
+version=$3
+shift 3
 limit=95000000
 
 fail() {
@@ -25,10 +31,6 @@ handle() {
 	cat "$handler" >/proc/sys/fs/binfmt_misc/register
 }
 
-# The second time, in namespaces of its own.
-if [ $# -eq 2 ]; then
-	exec unshare --user --map-root-user --mount --propagation private "$0" "$@" inside
-fi
 mount -t binfmt_misc none /proc/sys/fs/binfmt_misc
 handle arm64 aarch64
 handle armhf arm
@@ -62,6 +64,6 @@ check() {
 	printf '%s\t%s.%s MB\t%s\n' "$file" $((size / 1000000)) $((size / 100000 % 10)) "$(echo "$got" | head -n 1)"
 }
 
-for arch in amd64 arm64 armhf; do
-	check $arch
+for arch in "$@"; do
+	check "$arch"
 done

@@ -25,7 +25,12 @@ func TestContainer(t *testing.T) {
 	if _, err := os.Stat(archive); errors.Is(err, fs.ErrNotExist) {
 		t.Skip("there is no " + archive + ", which make image builds")
 	}
-	c := newCluster(t)
+	// Not even a nearly full disk is a reason to evict this pod, whose volumes are
+	// large.
+	const spare = "--kubelet-arg=eviction-hard=nodefs.available<1%,imagefs.available<1%"
+	bed := testbed.New(t)
+	c := &cluster{node: newHost(t, bed, "node"), images: buildImages(t)}
+	c.start(t, spare)
 	if err := c.node.LoadImage(t.Context(), archive); err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +52,7 @@ spec:
 	- name: kedge
 		image: "` + image + `"
 		imagePullPolicy: Never
-		args: [server, --cluster-cidr=10.62.0.0/16, --service-cidr=10.63.0.0/16]
+		args: [server, --cluster-cidr=10.62.0.0/16, --service-cidr=10.63.0.0/16, "` + spare + `"]
 		securityContext: {privileged: true}
 `)
 	s.wait("condition=Ready", "pod/inner")
