@@ -34,8 +34,7 @@ LDFLAGS := -s -w \
 	$(call stamp,github.com/containerd/containerd/v2/version.Version,$(CONTAINERD)) \
 	$(call stamp,github.com/kedge-k8s/kedge/pkg/version.Version,$(VERSION)) \
 	$(call stamp,github.com/kedge-k8s/kedge/pkg/version.Commit,$(COMMIT)) \
-	$(call stamp,github.com/kedge-k8s/kedge/pkg/version.TreeState,$(TREE)) \
-	-linkmode external -extldflags -static
+	$(call stamp,github.com/kedge-k8s/kedge/pkg/version.TreeState,$(TREE))
 
 # What Go, Debian and its compilers call ARCH; DEB_ARCH is also how a release's
 # files are named.
@@ -47,6 +46,10 @@ CROSS := $(filter-out $(NATIVE),$(DEB_ARCH))
 # Go for ARCH. The machine's own needs nothing said, and shares the build cache
 # with the tests.
 TARGET := $(if $(CROSS),GOOS=linux GOARCH=$(word 2,$(NAMES)) GOARM=$(word 5,$(NAMES)) CC=$(word 4,$(NAMES))-gcc)
+
+# In a program this large the usual linker of 32-bit ARM calls the C library's
+# functions that choose another by the processor in the wrong instruction set.
+LDFLAGS += -linkmode external -extldflags "-static$(if $(filter armhf,$(DEB_ARCH)), -fuse-ld=gold)"
 
 # Another architecture is built in a directory of its own. TOOLS run here.
 BUILD ?= build$(CROSS:%=/%)
