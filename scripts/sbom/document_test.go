@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,25 +14,29 @@ import (
 )
 
 // files are a kedge file, a program that is not one of Go, and a list of packages.
-func files(t *testing.T, packages string) (file, script, list string) {
+func files(t *testing.T, packages string) (file, program, list string) {
 	t.Helper()
+	program, err := exec.LookPath("sh")
+	if err != nil {
+		t.Fatal(err)
+	}
 	dir := t.TempDir()
-	for name, content := range map[string]string{"kedge-arm64": "the file", "pause": "#!/bin/sh", "packages": packages} {
+	for name, content := range map[string]string{"kedge-arm64": "the file", "packages": packages} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return filepath.Join(dir, "kedge-arm64"), filepath.Join(dir, "pause"), filepath.Join(dir, "packages")
+	return filepath.Join(dir, "kedge-arm64"), program, filepath.Join(dir, "packages")
 }
 
 func TestDocument(t *testing.T) {
-	file, script, list := files(t, "libseccomp-dev 2.5.4-1+deb12u1 arm64\nlibgmp10 2:6.2.1 arm64\n")
+	file, program, list := files(t, "libseccomp-dev 2.5.4-1+deb12u1 arm64\nlibgmp10 2:6.2.1 arm64\n")
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	out := filepath.Join(t.TempDir(), "sbom")
-	args := []string{"-file", file, "-version", "v1.2.3+kedge4", "-arch", "arm64", "-packages", list, "-out", out, self, script}
+	args := []string{"-file", file, "-version", "v1.2.3+kedge4", "-arch", "arm64", "-packages", list, "-out", out, self, program}
 	var first []byte
 	for range 2 {
 		if err := run(args); err != nil {
@@ -62,7 +67,7 @@ func TestDocument(t *testing.T) {
 		refs = append(refs, c.BOMRef)
 	}
 	for _, want := range []string{
-		"program:" + filepath.Base(self), "program:pause",
+		"program:" + filepath.Base(self), "program:sh",
 		"pkg:deb/debian/libseccomp-dev@2.5.4-1%2Bdeb12u1?arch=arm64", "pkg:deb/debian/libgmp10@2%3A6.2.1?arch=arm64",
 	} {
 		if !slices.Contains(refs, want) {
@@ -85,8 +90,8 @@ func TestDocument(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	for packages, want := range map[string]string{"libc6 2.36\n": `"libc6 2.36"`, "": ""} {
-		file, script, list := files(t, packages)
-		err := run([]string{"-file", file, "-version", "v1", "-arch", "arm64", "-packages", list, "-out", file + ".json", script})
+		file, program, list := files(t, packages)
+		err := run([]string{"-file", file, "-version", "v1", "-arch", "arm64", "-packages", list, "-out", file + ".json", program})
 		if (err != nil) != (want != "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("packages %q: %v", packages, err)
 		}
