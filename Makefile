@@ -5,7 +5,8 @@ SHELL := /bin/sh
 .SUFFIXES:
 
 RELEASE := 1
-ARCH ?= $(shell dpkg --print-architecture 2>/dev/null || go env GOARCH)
+NATIVE := $(shell dpkg --print-architecture 2>/dev/null || go env GOARCH)
+ARCH ?= $(NATIVE)
 # sudo drops Go's usual place from PATH.
 export PATH := $(PATH):/usr/local/go/bin:/usr/lib/go/bin
 export GOFLAGS := -buildvcs=false -trimpath
@@ -33,34 +34,62 @@ LDFLAGS := -s -w \
 	$(call stamp,github.com/containerd/containerd/v2/version.Version,$(CONTAINERD)) \
 	$(call stamp,github.com/kedge-k8s/kedge/pkg/version.Version,$(VERSION)) \
 	$(call stamp,github.com/kedge-k8s/kedge/pkg/version.Commit,$(COMMIT)) \
-	$(call stamp,github.com/kedge-k8s/kedge/pkg/version.TreeState,$(TREE)) \
-	-linkmode external -extldflags -static
+	$(call stamp,github.com/kedge-k8s/kedge/pkg/version.TreeState,$(TREE))
 
-BIN := build/bin
+# What Go, Debian and its compilers call ARCH; DEB_ARCH is also how a release's
+# files are named.
+NAMES := $(shell ARCH='$(ARCH)'; . scripts/arch.sh && echo $$ARCH $$GOARCH $$DEB_ARCH $$TRIPLET $${GOARM:-})
+$(if $(NAMES),,$(error no such architecture: $(ARCH)))
+override ARCH := $(word 1,$(NAMES))
+DEB_ARCH := $(word 3,$(NAMES))
+CROSS := $(filter-out $(NATIVE),$(DEB_ARCH))
+# Go for ARCH. The machine's own needs nothing said, and shares the build cache
+# with the tests.
+TARGET := $(if $(CROSS),GOOS=linux GOARCH=$(word 2,$(NAMES)) GOARM=$(word 5,$(NAMES)) CC=$(word 4,$(NAMES))-gcc)
+
+# In a program this large the usual linker of 32-bit ARM calls the C library's
+# functions that choose another by the processor in the wrong instruction set.
+LDFLAGS += -linkmode external -extldflags "-static$(if $(filter armhf,$(DEB_ARCH)), -fuse-ld=gold)"
+
+# Another architecture is built in a directory of its own. TOOLS run here.
+BUILD ?= build$(CROSS:%=/%)
+FILE ?= dist/kedge$(CROSS:%=-%)
+BIN := $(BUILD)/bin
+TOOLS := build/bin
 # How much time is spent on making dist/kedge small: fast, best or max.
 PACK ?= fast
 ZSTD := $(if $(filter fast,$(PACK)),3,19)
 
 BUILD_PACKAGES := ca-certificates gcc git libc6-dev libseccomp-dev pkg-config zstd
 TEST_PACKAGES := busybox-static iproute2 nftables procps shellcheck util-linux
+RELEASE_PACKAGES := gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf libc6-dev-arm64-cross libc6-dev-armhf-cross qemu-user-static
+IMAGE_PACKAGES := buildah
 VM_PACKAGES := debootstrap e2fsprogs qemu-system-x86 qemu-utils
 LAB_PACKAGES := curl debootstrap openssl tar
 
-.PHONY: help build run test unit e2e vm labs bench lint release clean deps test-deps images FORCE
+.PHONY: help build run test unit e2e vm labs bench lint release release-check artifacts image clean deps release-deps image-deps test-deps images FORCE
 
 help: ## list the targets
 	@echo "Kedge $(VERSION) ($(COMMIT), $(TREE))"; echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: dist/kedge ## build dist/kedge: the one file
+build: $(FILE) ## build dist/kedge: the one file
 
 run: deps build ## build, and start a single-node server here; Ctrl-C stops it (as root)
 	exec dist/kedge server
 
 test: deps test-deps build lint unit e2e ## lint, unit tests, and tests of behaviour against dist/kedge (as root)
 
-release: ## build dist/kedge as small as it gets
-	$(MAKE) build PACK=max
+RELEASE_ARCHS := amd64 arm64 armhf
+
+release: release-deps ## build the files of a release into dist: amd64, arm64 and armv7, as small as they get
+	@for arch in $(RELEASE_ARCHS); do \
+		$(MAKE) --no-print-directory ARCH=$$arch BUILD=build/release/$$arch FILE=dist/kedge-$$arch PACK=max artifacts || exit; \
+	done
+	@ln -f dist/kedge-$(NATIVE) dist/kedge
+
+release-check: release-deps ## check the files of a release, and run each, under qemu-user where it is for others
+	scripts/releasecheck.sh dist '$(VERSION)' $(RELEASE_ARCHS)
 
 clean: ## remove everything that was built
 	rm -rf build dist
@@ -77,6 +106,12 @@ endef
 deps:
 	@$(call install,$(BUILD_PACKAGES))
 
+release-deps: deps
+	@$(call install,$(RELEASE_PACKAGES))
+
+image-deps:
+	@$(call install,$(IMAGE_PACKAGES))
+
 test-deps:
 	@$(call install,$(TEST_PACKAGES))
 
@@ -87,17 +122,17 @@ keep = if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 $(BIN)/kedge: FORCE
 	@mkdir -p $(@D)
-	@go build -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o $@.new ./cmd/kedge && $(keep)
+	@$(TARGET) go build -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o $@.new ./cmd/kedge && $(keep)
 
 $(BIN)/launcher: FORCE
 	@mkdir -p $(@D)
-	@CGO_ENABLED=0 go build -ldflags '-s -w' -o $@.new ./cmd/launcher && $(keep)
+	@$(TARGET) CGO_ENABLED=0 go build -ldflags '-s -w' -o $@.new ./cmd/launcher && $(keep)
 
 $(BIN)/addons: FORCE
 	@mkdir -p $(@D)
-	@CGO_ENABLED=0 go -C cmd/addons build -ldflags '-s -w' -o $(abspath $@).new . && $(keep)
+	@$(TARGET) CGO_ENABLED=0 go -C cmd/addons build -ldflags '-s -w' -o $(abspath $@).new . && $(keep)
 
-$(BIN)/pack $(BIN)/ocilayout: FORCE
+$(TOOLS)/pack $(TOOLS)/ocilayout $(TOOLS)/sbom: FORCE
 	@mkdir -p $(@D)
 	@CGO_ENABLED=0 go build -o $@.new ./scripts/$(@F) && $(keep)
 
@@ -111,7 +146,7 @@ build/_cni/main.go: go.mod scripts/cni/main.go
 	go run ./scripts/cni -out build/_cni && touch $@
 
 $(BIN)/cni: build/_cni/main.go $(wildcard pkg/podgate/*.go)
-	CGO_ENABLED=0 go build -ldflags '-s -w' -o $@ ./build/_cni && touch $@
+	$(TARGET) CGO_ENABLED=0 go build -ldflags '-s -w' -o $@ ./build/_cni && touch $@
 
 $(BIN)/pause: cmd/pause/pause.c cmd/include/sys.h scripts/freestanding.sh
 	ARCH=$(ARCH) scripts/freestanding.sh $< $@
@@ -119,36 +154,66 @@ $(BIN)/pause: cmd/pause/pause.c cmd/include/sys.h scripts/freestanding.sh
 $(BIN)/nft: cmd/nftbox/nftbox.c cmd/include/sys.h scripts/freestanding.sh
 	ARCH=$(ARCH) scripts/freestanding.sh $< $@
 
-build/nft/packages: scripts/nftbox.sh scripts/arch.sh scripts/deb.sh
-	ARCH=$(ARCH) scripts/nftbox.sh build/nft && touch $@
+$(BUILD)/nft/packages: scripts/nftbox.sh scripts/arch.sh scripts/deb.sh
+	ARCH=$(ARCH) scripts/nftbox.sh $(BUILD)/nft && touch $@
 
 # ---- the file --------------------------------------------------------------
-build/images/index.json: $(BIN)/pause $(BIN)/addons $(BIN)/ocilayout build/pack-$(PACK) build/version
-	$(BIN)/ocilayout -out build/images -pause $(BIN)/pause -addons $(BIN)/addons -version '$(VERSION)' -arch $(ARCH) -zstd $(ZSTD)
+$(BUILD)/images/index.json: $(BIN)/pause $(BIN)/addons $(TOOLS)/ocilayout $(BUILD)/pack-$(PACK) $(BUILD)/version
+	$(TOOLS)/ocilayout -out $(BUILD)/images -pause $(BIN)/pause -addons $(BIN)/addons -version '$(VERSION)' -arch $(ARCH) -zstd $(ZSTD)
 
-build/version: FORCE
-	@mkdir -p build && echo '$(VERSION)' >$@.new && $(keep)
+$(BUILD)/version: FORCE
+	@mkdir -p $(BUILD) && echo '$(VERSION)' >$@.new && $(keep)
 
 CNI_LINKS := bandwidth bridge host-local kedge-gate loopback portmap
 PAYLOAD_PROGRAMS := kedge runc containerd-shim-runc-v2 cni nft
 
-build/payload.stamp: $(PAYLOAD_PROGRAMS:%=$(BIN)/%) build/images/index.json build/nft/packages Makefile
-	@rm -rf build/payload && mkdir -p build/payload/bin
-	@cp -a $(PAYLOAD_PROGRAMS:%=$(BIN)/%) build/payload/bin/
-	@for link in $(CNI_LINKS); do ln -s cni build/payload/bin/$$link; done
-	@cp -a build/images build/nft build/payload/
+$(BUILD)/payload.stamp: $(PAYLOAD_PROGRAMS:%=$(BIN)/%) $(BUILD)/images/index.json $(BUILD)/nft/packages Makefile
+	@rm -rf $(BUILD)/payload && mkdir -p $(BUILD)/payload/bin
+	@cp -a $(PAYLOAD_PROGRAMS:%=$(BIN)/%) $(BUILD)/payload/bin/
+	@for link in $(CNI_LINKS); do ln -s cni $(BUILD)/payload/bin/$$link; done
+	@cp -a $(BUILD)/images $(BUILD)/nft $(BUILD)/payload/
 	@touch $@
 
-dist/kedge: build/payload.stamp $(BIN)/launcher $(BIN)/pack build/pack-$(PACK)
-	@mkdir -p dist
-	@$(BIN)/pack -launcher $(BIN)/launcher -root build/payload -out $@ -level $(PACK)
+$(FILE): $(BUILD)/payload.stamp $(BIN)/launcher $(TOOLS)/pack $(BUILD)/pack-$(PACK)
+	@mkdir -p $(@D)
+	@$(TOOLS)/pack -launcher $(BIN)/launcher -root $(BUILD)/payload -out $@ -level $(PACK)
 
 # Another PACK packs again.
-build/pack-$(PACK):
-	@mkdir -p build && rm -f build/pack-* && touch $@
+$(BUILD)/pack-$(PACK):
+	@mkdir -p $(BUILD) && rm -f $(BUILD)/pack-* && touch $@
+
+# ---- the release -----------------------------------------------------------
+SUMS := dist/sha256sum-$(DEB_ARCH).txt
+
+artifacts: $(SUMS)
+
+$(SUMS): $(FILE) $(FILE).cdx.json
+	@cd dist && sha256sum $(^F) >$(@F)
+
+$(FILE).cdx.json: $(FILE) $(TOOLS)/sbom $(BUILD)/packages
+	@$(TOOLS)/sbom -file $(FILE) -version '$(VERSION)' -arch $(DEB_ARCH) -out $@ \
+		-packages $(BUILD)/packages -packages $(BUILD)/nft/packages -packages $(BIN)/runc.packages \
+		$(BIN)/launcher $(BIN)/addons $(BIN)/pause $(PAYLOAD_PROGRAMS:%=$(BIN)/%)
+
+# What ocilayout takes from the machine.
+$(BUILD)/packages: FORCE
+	@mkdir -p $(@D) && dpkg-query -W -f '$${Package} $${Version} $${Architecture}\n' ca-certificates >$@.new && $(keep)
+
+# A root file system for each architecture, by the name that the Dockerfile knows.
+IMAGE ?= dist/kedge-image-$(DEB_ARCH).tar
+IMAGE_ROOT := build/container/$(word 2,$(NAMES))
+
+image: deps image-deps $(IMAGE) ## build the container image of dist/kedge, with Buildah (as root)
+
+$(IMAGE_ROOT)/bin/kedge: $(FILE) scripts/imageroot.sh scripts/arch.sh scripts/deb.sh
+	ARCH=$(ARCH) scripts/imageroot.sh $(FILE) '$(VERSION)' $(IMAGE_ROOT) && touch $@
+
+$(IMAGE): $(IMAGE_ROOT)/bin/kedge Dockerfile scripts/image.sh
+	SOURCE_DATE_EPOCH=$$($(GIT) log -1 --format=%ct) ARCH=$(ARCH) scripts/image.sh build/container \
+		'kedge.io/kedge:$(subst +,-,$(VERSION))' $@
 
 # ---- the tests -------------------------------------------------------------
-LINT := $(BIN)/golangci-lint
+LINT := $(TOOLS)/golangci-lint
 
 $(LINT): tools/go.mod
 	@mkdir -p $(@D)

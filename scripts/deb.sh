@@ -16,7 +16,9 @@ apt_for_arch() {
 		Dir::Cache "$1/cache";
 	END
 	export APT_CONFIG="$1/apt.conf"
-	apt_quiet get update
+	# One list that a mirror is just changing leaves the others usable; a package
+	# that is in none is missed below.
+	apt_quiet get update || echo "warning: not all package lists of $DEB_ARCH could be had: its packages may not be the newest" >&2
 }
 
 # apt_quiet TOOL ARGS…: apt-TOOL, which may write where root keeps its files.

@@ -3,7 +3,8 @@
 #   [ARCH=arm64] scripts/runc.sh OUTPUT
 # Needs: gcc and pkg-config, libseccomp-dev for the build machine's architecture;
 # for another one the cross gcc (gcc-aarch64-linux-gnu, gcc-arm-linux-gnueabihf),
-# libseccomp is then fetched. runc stamps its version itself.
+# libseccomp is then fetched. runc stamps its version itself. OUTPUT.packages names
+# the Debian packages that are linked into it, and into all that is built with cgo.
 set -eu
 here=$(dirname "$0")
 . "$here/arch.sh"
@@ -11,7 +12,12 @@ here=$(dirname "$0")
 
 [ $# -eq 1 ] || { echo "usage: $0 OUTPUT" >&2; exit 2; }
 
+mkdir -p "$(dirname "$1")"
+# shellcheck disable=SC2016
+format='${Package} ${Version} ${Architecture}\n'
+libc=libc6-dev
 if [ "$DEB_ARCH" != "$(dpkg --print-architecture)" ]; then
+	libc=libc6-dev-$DEB_ARCH-cross
 	tmp=$(mktemp -d)
 	trap 'rm -rf "$tmp"' EXIT
 	(
@@ -22,7 +28,11 @@ if [ "$DEB_ARCH" != "$(dpkg --print-architecture)" ]; then
 	export PKG_CONFIG_LIBDIR="$PKG_CONFIG_SYSROOT_DIR/usr/lib/$TRIPLET/pkgconfig"
 	# The compiler's own directories are not below that sysroot.
 	export PKG_CONFIG_ALLOW_SYSTEM_CFLAGS=1 PKG_CONFIG_ALLOW_SYSTEM_LIBS=1
+	dpkg-deb -W --showformat="$format" "$tmp"/deb/libseccomp-dev_*.deb >"$1.packages"
+else
+	dpkg-query -W -f "$format" libseccomp-dev >"$1.packages"
 fi
+dpkg-query -W -f "$format" "$libc" >>"$1.packages"
 
 export GOOS=linux GOARCH CGO_ENABLED=1 CC="${CC:-$TRIPLET-gcc}"
 [ -z "${GOARM:-}" ] || export GOARM

@@ -101,10 +101,15 @@ func start(root string, argv, env []string) error {
 }
 
 // execute replaces this process by the program of the payload at root, which is
-// held. It returns only if that fails.
+// held, or runs it as a child of the container's first process. It returns only if
+// that fails.
 func execute(root string, argv, env []string) error {
 	program := filepath.Join(root, payload.Program)
-	err := syscall.Exec(program, argv, env) //nolint:gosec // that is its job
+	become := syscall.Exec
+	if firstOfContainer(os.Getpid(), argv) {
+		become = supervise
+	}
+	err := become(program, argv, env)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		if noexec := payload.CheckExec(root); noexec != nil {

@@ -30,6 +30,9 @@ func main() {
 	if err != nil {
 		os.Exit(98)
 	}
+	if len(os.Args) == 3 && os.Args[1] == "server" {
+		os.Exit(child(os.Args[2]))
+	}
 	if len(os.Args) > 1 && os.Args[1] == "exit-with-7" {
 		os.Exit(7)
 	}
