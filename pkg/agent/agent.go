@@ -43,6 +43,7 @@ type Agent struct {
 	gate   Gate
 	out    io.Writer // for the person who started it
 	node   *Node
+	began  time.Time
 }
 
 // New makes an agent that takes its programs and images from the payload
@@ -56,6 +57,7 @@ func New(c *config.Agent, payload string, log *slog.Logger, gate Gate, out io.Wr
 // it fails for good. Pods keep running.
 func (a *Agent) Run(ctx context.Context) error {
 	began := time.Now()
+	a.began = began
 	if err := a.preflight(ctx); err != nil {
 		return err
 	}
@@ -173,6 +175,7 @@ func (a *Agent) components(m *member) ([]component.Component, error) {
 	renewal := &renewal{member: m}
 	commands := control.NewServer(filepath.Join(config.RuntimeDir, control.Socket), "agent", a.log)
 	control.Handle(commands, control.RotateCertificates, renewal.rotate)
+	control.Handle(commands, control.Describe, a.describe(m, balancer))
 	parts = append(parts,
 		&balancerComponent{balancer: balancer},
 		component.Nothing("apiserver", "load-balancer"),

@@ -47,6 +47,7 @@ type Server struct {
 	out    io.Writer // for the person who started it
 	layout pki.Layout
 	node   *agent.Node
+	began  time.Time
 }
 
 // Gate holds back what the libraries complain about while parts start and
@@ -68,6 +69,7 @@ func New(c *config.Server, payload string, log *slog.Logger, gate Gate, out io.W
 // good. Pods keep running.
 func (s *Server) Run(ctx context.Context) error {
 	began := time.Now()
+	s.began = began
 	if err := s.preflight(ctx); err != nil {
 		return err
 	}
@@ -159,6 +161,7 @@ func (s *Server) components() ([]component.Component, error) {
 	commands := control.NewServer(filepath.Join(config.RuntimeDir, control.Socket), "server", s.log)
 	control.Handle(commands, control.RotateCertificates, certificates.rotate)
 	control.Handle(commands, control.RotateTokens, tokens.rotate)
+	control.Handle(commands, control.Describe, s.describe)
 
 	components := []component.Component{
 		certificates,
