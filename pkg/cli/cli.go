@@ -79,6 +79,7 @@ func newApp(out, errOut io.Writer) *cli.App {
 			tokenCommand(),
 			certificateCommand(),
 			statusCommand(),
+			doctorCommand(),
 			checkConfigCommand(),
 			completionCommand(),
 			versionCommand(),

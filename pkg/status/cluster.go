@@ -403,7 +403,7 @@ func (r *Report) judgePods(c *cluster, now time.Time) {
 			}
 			key := pod.Namespace + "/" + owner(pod) + " " + why
 			if troubles[key] == nil {
-				troubles[key] = &trouble{Problem: Problem{What: fmt.Sprintf("pod %s/%s %s", pod.Namespace, pod.Name, why), Do: do}}
+				troubles[key] = &trouble{Problem: Problem{What: fmt.Sprintf("pod %s/%s %s", pod.Namespace, pod.Name, why), Do: do, Pod: pod.Namespace + "/" + pod.Name}}
 				order = append(order, key)
 			}
 			troubles[key].count++

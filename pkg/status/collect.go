@@ -154,11 +154,11 @@ func (r *Report) notRunning(paths config.Paths, now time.Time) {
 	var p Problem
 	switch {
 	case r.State == Starting:
-		p = Problem{fmt.Sprintf("the %s (process %d) does not answer yet: it is starting, or stopping", r.Role, r.PID), "wait a moment; if it stays so, look at its log"}
+		p = Problem{What: fmt.Sprintf("the %s (process %d) does not answer yet: it is starting, or stopping", r.Role, r.PID), Do: "wait a moment; if it stays so, look at its log"}
 	case r.Role == "":
-		p = Problem{"Kedge does not run, and has never run with " + paths.DataDir, "start a server with sudo kedge server, or name another data directory with --data-dir"}
+		p = Problem{What: "Kedge does not run, and has never run with " + paths.DataDir, Do: "start a server with sudo kedge server, or name another data directory with --data-dir"}
 	default:
-		p = Problem{"Kedge does not run; pods go on without it, as far as they can", "start it: systemctl start kedge, or sudo kedge " + r.Role}
+		p = Problem{What: "Kedge does not run; pods go on without it, as far as they can", Do: "start it: systemctl start kedge, or sudo kedge " + r.Role}
 	}
 	r.Problems = append([]Problem{p}, r.Problems...)
 }

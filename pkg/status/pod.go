@@ -99,9 +99,11 @@ func explainUnschedulable(c *v1.PodCondition, describe string) (why, do string) 
 		return "is held back by its scheduling gates", "what has set them must remove them; " + describe + " lists them"
 	}
 	message := strings.TrimSuffix(c.Message, ".")
-	message, _, _ = strings.Cut(message, ". preemption:")
-	message, _, _ = strings.Cut(message, " preemption:")
-	message = strings.TrimSuffix(message, ".")
+	// The scheduler adds what it thinks of preemption and of resource claims.
+	for _, rest := range []string{" preemption:", " no new claims to deallocate"} {
+		message, _, _ = strings.Cut(message, rest)
+	}
+	message = strings.TrimRight(message, ".,")
 	do = describe
 	switch {
 	case strings.Contains(message, "persistentvolumeclaim"), strings.Contains(message, "PersistentVolumeClaim"):
@@ -129,7 +131,11 @@ func explainContainer(pod *v1.Pod, s v1.ContainerStatus) (why, do string) {
 	}
 	of := fmt.Sprintf("-n %s %s -c %s", pod.Namespace, pod.Name, s.Name)
 	describe := fmt.Sprintf("kedge kubectl describe pod -n %s %s", pod.Namespace, pod.Name)
-	detail := strings.TrimSuffix(short(s.State.Waiting.Message), ".")
+	detail := s.State.Waiting.Message
+	if i := strings.LastIndex(detail, "error during container init: "); i >= 0 { // runc's words behind those of all others
+		detail = detail[i+len("error during container init: "):]
+	}
+	detail = strings.TrimSuffix(short(detail), ".")
 	switch reason := s.State.Waiting.Reason; reason {
 	case "ErrImagePull", "ImagePullBackOff", "RegistryUnavailable":
 		why = "can't have image " + s.Image + ": " + imageTrouble(s.State.Waiting.Message)

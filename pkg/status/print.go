@@ -3,6 +3,7 @@ package status
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -100,16 +101,16 @@ func (r *Report) facts(p *printer) {
 	if c := r.Certificates; c != nil {
 		renewed := ""
 		if r.State == Running {
-			renewed = "; renewed by itself before"
+			renewed = ", renewed before"
 		}
-		fact("certificates", "%d, the first to end in %d days, on %s%s", c.Count, c.Next.DaysLeft, c.Next.NotAfter.Format(time.DateOnly), renewed)
+		fact("certificates", "%d, the first ends in %d days (%s)%s", c.Count, c.Next.DaysLeft, c.Next.NotAfter.Format(time.DateOnly), renewed)
 	}
 	if m := r.Memory; m != nil {
 		own := ""
 		if m.Process > 0 {
-			own = fmt.Sprintf("%s, %s of it its own; ", bytesText(m.Process), bytesText(m.Private))
+			own = fmt.Sprintf("%s (%s private); ", bytesText(m.Process), bytesText(m.Private))
 		}
-		fact("memory", "%sthe machine has %s free of %s", own, bytesText(m.Available), bytesText(m.Total))
+		fact("memory", "%s%s of the machine's %s are free", own, bytesText(m.Available), bytesText(m.Total))
 	}
 	for i, s := range r.Servers {
 		name := "servers"
@@ -153,7 +154,15 @@ func (r *Report) nodeTable(p *printer) {
 	if len(r.Nodes) == 0 {
 		return
 	}
-	rows := [][]cell{{{text: "NODE"}, {text: "STATUS"}, {text: "ROLES"}, {text: "PODS"}, {text: "AGE"}, {text: "ADDRESS"}, {text: "VERSION"}}}
+	roles := slices.ContainsFunc(r.Nodes, func(n Node) bool { return n.Roles != "" })
+	row := func(name, status, role, rest cell, more ...cell) []cell {
+		cells := []cell{name, status}
+		if roles {
+			cells = append(cells, role)
+		}
+		return append(append(cells, rest), more...)
+	}
+	rows := [][]cell{row(cell{text: "NODE"}, cell{text: "STATUS"}, cell{text: "ROLES"}, cell{text: "PODS"}, cell{text: "AGE"}, cell{text: "ADDRESS"}, cell{text: "VERSION"})}
 	shown := r.Nodes
 	if len(shown) > maxNodes {
 		shown = troubledFirst(shown)[:maxNodes]
@@ -170,10 +179,10 @@ func (r *Report) nodeTable(p *printer) {
 		if n.MaxPods > 0 {
 			pods += "/" + strconv.FormatInt(n.MaxPods, 10)
 		}
-		rows = append(rows, []cell{
-			{text: n.Name}, {text: n.Status, colour: colour}, {text: orDash(n.Roles)}, {text: pods},
-			{text: age(r.Taken.Sub(n.Created))}, {text: orDash(n.Address)}, {text: n.Version},
-		})
+		rows = append(rows, row(
+			cell{text: n.Name}, cell{text: n.Status, colour: colour}, cell{text: orDash(n.Roles)}, cell{text: pods},
+			cell{text: age(r.Taken.Sub(n.Created))}, cell{text: orDash(n.Address)}, cell{text: n.Version},
+		))
 	}
 	p.gap()
 	p.table(rows)

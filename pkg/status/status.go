@@ -114,6 +114,7 @@ const (
 type Problem struct {
 	What string `json:"what"`
 	Do   string `json:"do"`
+	Pod  string `json:"pod,omitempty"` // namespace/name of the one it is about
 }
 
 // Exit codes of a command that shows a Report.
