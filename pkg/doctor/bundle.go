@@ -209,7 +209,7 @@ func (b *bundle) command(ctx context.Context, name string, command ...string) er
 // logs takes Kedge's own log.
 func (b *bundle) logs(ctx context.Context, file string) error {
 	if file == "" {
-		return b.command(ctx, "logs/kedge.txt", "journalctl", "--no-pager", "-n", journalLines, "-u", "kedge*", "-u", "k3s*")
+		return b.command(ctx, "logs/kedge.txt", "journalctl", "--no-pager", "-n", journalLines, "-u", "kedge*")
 	}
 	content, err := tailOf(file)
 	if err != nil {

@@ -103,7 +103,8 @@ func (d *Doctor) checkServers(ctx context.Context) []hostcheck.Finding {
 }
 
 // lastWarnings returns what the newest warning about each pod says, by
-// namespace/name.
+// namespace/name. What the kubelet says of containers that fail is known from the
+// pod itself.
 func lastWarnings(ctx context.Context, client kubernetes.Interface) map[string]string {
 	events, err := client.CoreV1().Events("").List(ctx, metav1.ListOptions{FieldSelector: "type=Warning,involvedObject.kind=Pod"})
 	if err != nil {
@@ -111,6 +112,9 @@ func lastWarnings(ctx context.Context, client kubernetes.Interface) map[string]s
 	}
 	said, when := map[string]string{}, map[string]time.Time{}
 	for _, e := range events.Items {
+		if e.Reason == "Failed" || e.Reason == "BackOff" {
+			continue
+		}
 		pod := e.InvolvedObject.Namespace + "/" + e.InvolvedObject.Name
 		at := e.LastTimestamp.Time
 		if at.IsZero() {

@@ -218,7 +218,11 @@ func (d *Doctor) askProbes(ctx context.Context, pods []*corev1.Pod) []hostcheck.
 }
 
 // question is what a probe's answer is about, and what to do if it is none.
-type question struct{ about, wrong, fix string }
+type question struct {
+	about, wrong, fix string
+	// may says that no answer can be right, too.
+	may bool
+}
 
 // questions are what a probe asks.
 func (d *Doctor) questions(pod *corev1.Pod, pods []*corev1.Pod) (targets []string, about map[string]question) {
@@ -232,7 +236,7 @@ func (d *Doctor) questions(pod *corev1.Pod, pods []*corev1.Pod) (targets []strin
 		fix: "is CoreDNS running (kedge kubectl get pods -n kube-system -l k8s-app=kube-dns)? If it does, and pods of one node only fail, packets between nodes are lost: see the connections below",
 	})
 	ask("zone:.", question{
-		about: "names outside", wrong: "names outside the cluster can't be resolved",
+		may: true, about: "names outside", wrong: "names outside the cluster can't be resolved",
 		fix: "that is right where there is no network outside; otherwise see which nameservers pods get: --resolv-conf, and /etc/resolv.conf of the node that CoreDNS runs on",
 	})
 	ask("dial:"+net.JoinHostPort(serviceAddress(d), "443"), question{
@@ -274,7 +278,11 @@ func judgeAnswers(node string, answers probed, about map[string]question) []host
 		case a.Error == "":
 			found = append(found, okf(name, "answer in %.1f ms", a.Millis))
 		default:
-			found = append(found, warning(name, "from pods of node "+node+", "+q.wrong+": "+oneLine(a.Error), q.fix))
+			f := warning(name, "from pods of node "+node+", "+q.wrong+": "+oneLine(a.Error), q.fix)
+			if q.may {
+				f.Level = hostcheck.Unknown
+			}
+			found = append(found, f)
 		}
 	}
 	return found

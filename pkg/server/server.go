@@ -19,6 +19,8 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/component-base/metrics/legacyregistry"
+
 	"github.com/kedge-k8s/kedge/pkg/addon"
 	"github.com/kedge-k8s/kedge/pkg/agent"
 	"github.com/kedge-k8s/kedge/pkg/component"
@@ -30,8 +32,10 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/helm"
 	"github.com/kedge-k8s/kedge/pkg/join"
 	"github.com/kedge-k8s/kedge/pkg/localpath"
+	"github.com/kedge-k8s/kedge/pkg/metrics"
 	"github.com/kedge-k8s/kedge/pkg/nodehosts"
 	"github.com/kedge-k8s/kedge/pkg/pki"
+	"github.com/kedge-k8s/kedge/pkg/status"
 	"github.com/kedge-k8s/kedge/pkg/tunnel"
 	"github.com/kedge-k8s/kedge/pkg/version"
 )
@@ -162,6 +166,9 @@ func (s *Server) components() ([]component.Component, error) {
 	control.Handle(commands, control.RotateCertificates, certificates.rotate)
 	control.Handle(commands, control.RotateTokens, tokens.rotate)
 	control.Handle(commands, control.Describe, s.describe)
+	if c.ControlPlane.SupervisorMetrics {
+		legacyregistry.RawMustRegister(&metrics.Collector{About: s.describe, Tunnels: nodes.tunnel.Count, Size: status.DirSize})
+	}
 
 	components := []component.Component{
 		certificates,
@@ -252,6 +259,7 @@ func (s *Server) cluster() join.Cluster {
 		ServiceLB:         !s.config.AddOns.Disables("servicelb"),
 		EgressMode:        n.EgressSelectorMode,
 		EmbeddedRegistry:  s.config.Images.EmbeddedRegistry,
+		SupervisorMetrics: control.SupervisorMetrics,
 		DefaultRegistry:   s.config.Images.DefaultRegistry,
 		Servers:           []string{net.JoinHostPort(s.advertiseAddress().String(), strconv.Itoa(int(control.Port)))},
 	}

@@ -74,7 +74,7 @@ func (r *Report) running(ctx context.Context, d control.Description, now time.Ti
 	if d.Datastore.Kind != "" {
 		r.Datastore = &Datastore{Kind: d.Datastore.Kind, Dir: d.Datastore.Dir}
 		if d.Datastore.Dir != "" {
-			r.Datastore.Bytes = dirSize(d.Datastore.Dir)
+			r.Datastore.Bytes = DirSize(d.Datastore.Dir)
 		}
 	}
 	r.machine(d.PID, d.Certificates, d.DataDir, now)
@@ -144,7 +144,7 @@ func (r *Report) notRunning(paths config.Paths, now time.Time) {
 	}
 	r.machine(0, certificates, paths.DataDir, now)
 	if r.Role == "server" {
-		if size := dirSize(paths.DB()); size > 0 {
+		if size := DirSize(paths.DB()); size > 0 {
 			r.Datastore = &Datastore{Kind: "SQLite", Dir: paths.DB(), Bytes: size}
 			if _, err := os.Stat(filepath.Join(paths.DB(), "etcd")); err == nil {
 				r.Datastore.Kind = "etcd"

@@ -14,8 +14,8 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/pki"
 )
 
-// dirSize adds up the files of a directory and of those below it.
-func dirSize(dir string) uint64 {
+// DirSize adds up the files of a directory and of those below it.
+func DirSize(dir string) uint64 {
 	var sum uint64
 	_ = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {
