@@ -49,6 +49,7 @@ type snapshotObject struct {
 		Size         json.RawMessage `json:"size"`
 		CreationTime *metav1.Time    `json:"creationTime"`
 		Created      *metav1.Time    `json:"created"`
+		Message      string          `json:"message"` // what is wrong with it
 	} `json:"status"`
 }
 
@@ -175,6 +176,9 @@ func (r *Report) judge(c *cluster, now time.Time) {
 	for _, s := range c.snapshots {
 		r.takeSnapshot(s)
 	}
+	if r.Snapshot != nil && r.Snapshot.Message != "" {
+		r.wrong("the last snapshot, "+r.Snapshot.Name+", is not as it should be: "+short(r.Snapshot.Message), "take another; Kedge's log says more")
+	}
 }
 
 // takeSnapshot keeps the snapshot if it is the newest so far.
@@ -192,6 +196,7 @@ func (r *Report) takeSnapshot(s snapshotObject) {
 		Name:    cmp.Or(s.Spec.SnapshotName, s.Spec.Name, s.Metadata.Name),
 		Created: created,
 		Bytes:   sizeOf(s.Status.Size),
+		Message: s.Status.Message,
 	}
 }
 

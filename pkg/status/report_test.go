@@ -126,7 +126,7 @@ func TestSnapshot(t *testing.T) {
 	var c cluster
 	const list = `[
 	{"metadata": {"name": "old", "creationTimestamp": "2026-11-20T00:00:00Z"}, "status": {"size": 5}},
-	{"metadata": {"name": "object"}, "spec": {"snapshotName": "new"}, "status": {"creationTime": "2026-11-21T10:00:00Z", "size": "3Mi"}}]`
+	{"metadata": {"name": "object"}, "spec": {"snapshotName": "new"}, "status": {"creationTime": "2026-11-21T10:00:00Z", "size": "3Mi", "message": "it is damaged"}}]`
 	if err := json.Unmarshal([]byte(list), &c.snapshots); err != nil {
 		t.Fatal(err)
 	}
@@ -134,6 +134,7 @@ func TestSnapshot(t *testing.T) {
 	if s := r.Snapshot; s == nil || s.Name != "new" || s.Bytes != 3<<20 || now.Sub(s.Created) != 2*time.Hour {
 		t.Errorf("%+v", r.Snapshot)
 	}
+	wantProblem(t, r, "last snapshot, new, is not as it should be: it is damaged")
 }
 
 func TestCertificates(t *testing.T) {

@@ -71,6 +71,7 @@ type Snapshot struct {
 	Name    string    `json:"name"`
 	Created time.Time `json:"created"`
 	Bytes   int64     `json:"bytes,omitempty"`
+	Message string    `json:"message,omitempty"` // what is wrong with it
 }
 
 // Node is a node of the cluster.
