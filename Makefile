@@ -67,7 +67,7 @@ IMAGE_PACKAGES := buildah
 VM_PACKAGES := debootstrap e2fsprogs qemu-system-x86 qemu-utils
 LAB_PACKAGES := curl debootstrap openssl tar
 
-.PHONY: help build run test unit e2e vm labs bench lint release release-check artifacts image clean deps release-deps image-deps test-deps images FORCE
+.PHONY: help build run test unit e2e vm labs bench lint release release-check artifacts image clean deps release-deps image-deps test-deps images docs FORCE
 
 help: ## list the targets
 	@echo "Kedge $(VERSION) ($(COMMIT), $(TREE))"; echo
@@ -230,6 +230,9 @@ UNIT = $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}
 unit: $(BIN)/pause $(BIN)/nft $(BIN)/cni build/nft/packages ## unit tests, with the race detector
 	go test -race -count=1 $(UNIT)
 	go -C cmd/addons test -count=1 ./...
+
+docs: ## write docs/options.md from the table of options
+	go run ./scripts/options
 
 images: ## the tests' own container images
 	@go run ./tests/images/make

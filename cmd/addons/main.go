@@ -20,6 +20,7 @@ var addons = map[string]func(){
 	"coredns":        coreDNS,
 	"ingress":        ingress.Main,
 	"metrics-server": metricsServer,
+	"probe":          probe,
 }
 
 func main() {

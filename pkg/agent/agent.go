@@ -12,11 +12,14 @@ import (
 	"strconv"
 	"time"
 
+	"k8s.io/component-base/metrics/legacyregistry"
+
 	"github.com/kedge-k8s/kedge/pkg/component"
 	"github.com/kedge-k8s/kedge/pkg/config"
 	"github.com/kedge-k8s/kedge/pkg/control"
 	"github.com/kedge-k8s/kedge/pkg/datadir"
 	"github.com/kedge-k8s/kedge/pkg/loadbalancer"
+	"github.com/kedge-k8s/kedge/pkg/metrics"
 	"github.com/kedge-k8s/kedge/pkg/node"
 	"github.com/kedge-k8s/kedge/pkg/token"
 )
@@ -43,6 +46,7 @@ type Agent struct {
 	gate   Gate
 	out    io.Writer // for the person who started it
 	node   *Node
+	began  time.Time
 
 	// Ready is called once, when the node is Ready.
 	Ready func()
@@ -59,6 +63,7 @@ func New(c *config.Agent, payload string, log *slog.Logger, gate Gate, out io.Wr
 // it fails for good. Pods keep running.
 func (a *Agent) Run(ctx context.Context) error {
 	began := time.Now()
+	a.began = began
 	if err := a.preflight(ctx); err != nil {
 		return err
 	}
@@ -154,11 +159,13 @@ func (a *Agent) balancerAddress() string {
 
 // components lists what an agent is made of.
 func (a *Agent) components(m *member) ([]component.Component, error) {
+	dials := metrics.NewDials()
 	balancer, err := loadbalancer.New(loadbalancer.Options{
 		Listen:    m.balancer,
 		Servers:   m.cluster.Servers,
 		Default:   m.fallback,
 		StateFile: filepath.Join(a.config.Paths.AgentEtc(), "load-balancer.json"),
+		Dial:      dials.Dial,
 		Logger:    a.log,
 	})
 	if err != nil {
@@ -176,6 +183,12 @@ func (a *Agent) components(m *member) ([]component.Component, error) {
 	renewal := &renewal{member: m}
 	commands := control.NewServer(filepath.Join(config.RuntimeDir, control.Socket), "agent", a.log)
 	control.Handle(commands, control.RotateCertificates, renewal.rotate)
+	about := a.describe(m, balancer)
+	control.Handle(commands, control.Describe, about)
+	if m.cluster.SupervisorMetrics {
+		legacyregistry.RawMustRegister(&metrics.Collector{About: about}, dials)
+		parts = append(parts, &metricsServer{member: m, log: a.log})
+	}
 	parts = append(parts,
 		&balancerComponent{balancer: balancer},
 		component.Nothing("apiserver", "load-balancer"),

@@ -78,6 +78,8 @@ func newApp(out, errOut io.Writer) *cli.App {
 			{Name: "ctr", Usage: "talk to containerd, for debugging", SkipFlagParsing: true},
 			tokenCommand(),
 			certificateCommand(),
+			statusCommand(),
+			doctorCommand(),
 			checkConfigCommand(),
 			installCommand(),
 			upgradeCommand(),

@@ -116,6 +116,7 @@ type ControlPlane struct {
 	DisableScheduler       bool
 	DisableCloudController bool
 	EnablePprof            bool
+	SupervisorMetrics      bool // tell Prometheus of Kedge itself, on agents too
 
 	APIServerArgs         []Arg
 	ControllerManagerArgs []Arg

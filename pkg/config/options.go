@@ -368,6 +368,11 @@ func clusterOptions() []Option {
 			Help: "Serve Go's profiles to administrators on the API port under /debug/pprof",
 			bind: one(parseBool, func(s *Server) *bool { return &s.ControlPlane.EnablePprof }),
 		},
+		{
+			Name: "supervisor-metrics", Kind: Bool, Category: categoryComponents,
+			Help: "Tell Prometheus of Kedge itself too, on the API port under /metrics, and serve the same on the same port of agents",
+			bind: one(parseBool, func(s *Server) *bool { return &s.ControlPlane.SupervisorMetrics }),
+		},
 		argOption("kube-apiserver", func(s *Server) *[]Arg { return &s.ControlPlane.APIServerArgs }),
 		argOption("kube-controller-manager", func(s *Server) *[]Arg { return &s.ControlPlane.ControllerManagerArgs }),
 		argOption("kube-scheduler", func(s *Server) *[]Arg { return &s.ControlPlane.SchedulerArgs }),

@@ -67,3 +67,35 @@ func TestNewerVersionIsRefused(t *testing.T) {
 		t.Errorf("an upgrade is refused: %v", err)
 	}
 }
+
+func TestHolder(t *testing.T) {
+	d := newDir(t)
+	if pid := d.Holder(); pid != 0 {
+		t.Errorf("process %d holds a directory that is not there", pid)
+	}
+	release, err := d.Claim()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pid := d.Holder(); pid != os.Getpid() {
+		t.Errorf("process %d holds the directory, want %d", pid, os.Getpid())
+	}
+	release()
+	if pid := d.Holder(); pid != 0 {
+		t.Errorf("process %d holds the directory after its release", pid)
+	}
+}
+
+func TestHolderInLocks(t *testing.T) {
+	const locks = `1: POSIX  ADVISORY  WRITE 11 fd:01:567 0 EOF
+2: FLOCK  ADVISORY  WRITE -1 fd:01:568 0 EOF
+3: FLOCK  ADVISORY  WRITE 33 00:2f:569 0 EOF
+3: -> FLOCK  ADVISORY  WRITE 34 00:2f:569 0 EOF
+odd
+`
+	for inode, want := range map[uint64]int{567: 0, 568: 0, 569: 33, 570: 0} {
+		if got := holder(locks, inode); got != want {
+			t.Errorf("the holder of %d is %d, want %d", inode, got, want)
+		}
+	}
+}

@@ -74,10 +74,23 @@ var colours = map[Level]string{
 	Failure: "\x1b[31;1m",
 }
 
-// Print writes the findings as a table for a person: under their groups' headings
-// in the order they come, each fix below its finding, a summary in the end. Fixes
-// are not wrapped, so that they can be copied.
+// Print writes the findings as PrintTable does, and a summary in the end.
 func Print(w io.Writer, findings []Finding, colour bool) error {
+	if err := PrintTable(w, findings, colour); err != nil {
+		return err
+	}
+	text := summary(findings)
+	if colour {
+		text = colours[Worst(findings)] + text + "\x1b[0m"
+	}
+	_, err := io.WriteString(w, text+"\n")
+	return err
+}
+
+// PrintTable writes the findings as a table for a person: under their groups'
+// headings in the order they come, each fix below its finding. Fixes are not
+// wrapped, so that they can be copied.
+func PrintTable(w io.Writer, findings []Finding, colour bool) error {
 	paint := func(l Level, s string) string {
 		if !colour {
 			return s
@@ -110,7 +123,6 @@ func Print(w io.Writer, findings []Finding, colour bool) error {
 	if len(findings) > 0 {
 		b.WriteByte('\n')
 	}
-	b.WriteString(paint(Worst(findings), summary(findings)) + "\n")
 	_, err := io.WriteString(w, b.String())
 	return err
 }

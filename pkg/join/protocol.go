@@ -45,6 +45,7 @@ type Cluster struct {
 	ServiceLB         bool           `json:"serviceLB"`
 	EgressMode        string         `json:"egressMode"`
 	EmbeddedRegistry  bool           `json:"embeddedRegistry,omitempty"`
+	SupervisorMetrics bool           `json:"supervisorMetrics,omitempty"`
 	DefaultRegistry   string         `json:"defaultRegistry,omitempty"` // in front of the names of packaged images
 	// Servers are all servers, as host:port.
 	Servers []string `json:"servers"`

@@ -20,6 +20,8 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/component-base/metrics/legacyregistry"
+
 	"github.com/kedge-k8s/kedge/pkg/addon"
 	"github.com/kedge-k8s/kedge/pkg/agent"
 	"github.com/kedge-k8s/kedge/pkg/component"
@@ -31,8 +33,10 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/helm"
 	"github.com/kedge-k8s/kedge/pkg/join"
 	"github.com/kedge-k8s/kedge/pkg/localpath"
+	"github.com/kedge-k8s/kedge/pkg/metrics"
 	"github.com/kedge-k8s/kedge/pkg/nodehosts"
 	"github.com/kedge-k8s/kedge/pkg/pki"
+	"github.com/kedge-k8s/kedge/pkg/status"
 	"github.com/kedge-k8s/kedge/pkg/tunnel"
 	"github.com/kedge-k8s/kedge/pkg/version"
 )
@@ -48,6 +52,7 @@ type Server struct {
 	out    io.Writer // for the person who started it
 	layout pki.Layout
 	node   *agent.Node
+	began  time.Time
 
 	// Ready is called once, when the node is Ready, or the control plane of a
 	// server without one.
@@ -73,6 +78,7 @@ func New(c *config.Server, payload string, log *slog.Logger, gate Gate, out io.W
 // good. Pods keep running.
 func (s *Server) Run(ctx context.Context) error {
 	began := time.Now()
+	s.began = began
 	if err := s.preflight(ctx); err != nil {
 		return err
 	}
@@ -163,6 +169,10 @@ func (s *Server) components() ([]component.Component, error) {
 	commands := control.NewServer(filepath.Join(config.RuntimeDir, control.Socket), "server", s.log)
 	control.Handle(commands, control.RotateCertificates, certificates.rotate)
 	control.Handle(commands, control.RotateTokens, tokens.rotate)
+	control.Handle(commands, control.Describe, s.describe)
+	if c.ControlPlane.SupervisorMetrics {
+		legacyregistry.RawMustRegister(&metrics.Collector{About: s.describe, Tunnels: nodes.tunnel.Count, Size: status.DirSize})
+	}
 
 	components := []component.Component{
 		certificates,
@@ -261,6 +271,7 @@ func (s *Server) cluster() join.Cluster {
 		ServiceLB:         !s.config.AddOns.Disables("servicelb"),
 		EgressMode:        n.EgressSelectorMode,
 		EmbeddedRegistry:  s.config.Images.EmbeddedRegistry,
+		SupervisorMetrics: control.SupervisorMetrics,
 		DefaultRegistry:   s.config.Images.DefaultRegistry,
 		Servers:           []string{net.JoinHostPort(s.advertiseAddress().String(), strconv.Itoa(int(control.Port)))},
 	}

@@ -130,6 +130,13 @@ func (s *Server) Connected(node string) bool { return s.session(node) != nil }
 // ErrNotConnected says that a node has no tunnel to this server.
 var ErrNotConnected = errors.New("the node has no tunnel to this server")
 
+// Count says how many nodes have a tunnel open.
+func (s *Server) Count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sessions)
+}
+
 // RoundTrip has the agent of a node answer a request; see [ClientOptions]. The
 // request's context limits it.
 func (s *Server) RoundTrip(node string, r *http.Request) (*http.Response, error) {
