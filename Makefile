@@ -64,6 +64,7 @@ release: ## build dist/kedge as small as it gets
 
 clean: ## remove everything that was built
 	rm -rf build dist
+	find $(PAGE) -mindepth 1 ! -name .gitignore -delete
 
 # What the build and the tests take from Debian. Nothing to do is done fast.
 define install
@@ -74,8 +75,12 @@ if [ -n "$$missing" ]; then \
 fi
 endef
 
+# Any Node.js from 18 on will do, wherever it came from.
+node = command -v npm >/dev/null || { $(call install,nodejs npm); }
+
 deps:
 	@$(call install,$(BUILD_PACKAGES))
+	@$(node)
 
 test-deps:
 	@$(call install,$(TEST_PACKAGES))
@@ -93,7 +98,23 @@ $(BIN)/launcher: FORCE
 	@mkdir -p $(@D)
 	@CGO_ENABLED=0 go build -ldflags '-s -w' -o $@.new ./cmd/launcher && $(keep)
 
-$(BIN)/addons: FORCE
+# The dashboard's page is built beside its sources' copy: npm's packages may hold Go
+# files, and Go looks into no directory that begins with an underscore.
+WEB := pkg/dashboard/web
+WEB_SOURCES := $(shell find $(WEB) -name node_modules -prune -o -name dist -prune -o -type f -print)
+PAGE := cmd/addons/dashboard/page
+
+build/_dashboard/packages: $(WEB)/package.json $(WEB)/package-lock.json $(WEB)/.npmrc
+	@$(node)
+	@mkdir -p $(@D) && cp $^ $(@D)/
+	cd $(@D) && npm ci --no-progress && touch $(@F)
+
+$(PAGE)/index.html.gz: build/_dashboard/packages $(WEB_SOURCES)
+	@cd build/_dashboard && rm -rf src public scripts dist
+	@cp -R $(WEB)/. build/_dashboard/
+	cd build/_dashboard && npm run build --silent -- --logLevel warn && node scripts/pack.mjs dist $(abspath $(PAGE))
+
+$(BIN)/addons: $(PAGE)/index.html.gz FORCE
 	@mkdir -p $(@D)
 	@CGO_ENABLED=0 go -C cmd/addons build -ldflags '-s -w' -o $(abspath $@).new . && $(keep)
 
