@@ -44,13 +44,14 @@ ZSTD := $(if $(filter fast,$(PACK)),3,19)
 BUILD_PACKAGES := ca-certificates gcc git libc6-dev libseccomp-dev pkg-config zstd
 TEST_PACKAGES := busybox-static iproute2 nftables procps shellcheck util-linux
 VM_PACKAGES := debootstrap e2fsprogs qemu-system-x86 qemu-utils
+BROWSER_PACKAGES := chromium fonts-dejavu-core
 LAB_PACKAGES := curl debootstrap openssl tar
 
-.PHONY: help build run test unit e2e vm labs bench lint release clean deps test-deps images FORCE
+.PHONY: help build run test unit e2e vm labs bench dashboard-test lint release clean deps test-deps images FORCE
 
 help: ## list the targets
 	@echo "Kedge $(VERSION) ($(COMMIT), $(TREE))"; echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: dist/kedge ## build dist/kedge: the one file
 
@@ -201,6 +202,15 @@ labs: build images test-deps ## courses and tutorials, command for command, agai
 	@$(call install,$(LAB_PACKAGES))
 	@go run ./tests/images/debian/make
 	go test -tags labs -count=1 -timeout 30m -parallel 2 ./tests/labs
+
+build/_dashboard-test/packages: tests/dashboard/package.json tests/dashboard/package-lock.json tests/dashboard/.npmrc
+	@mkdir -p $(@D) && cp $^ $(@D)/
+	cd $(@D) && npm ci --no-progress && touch $(@F)
+
+dashboard-test: build images test-deps build/_dashboard-test/packages ## use the dashboard in a browser; pictures go to build/dashboard-shots (as root)
+	@$(call install,$(BROWSER_PACKAGES))
+	@cp tests/dashboard/drive.mjs build/_dashboard-test/
+	go test -tags 'e2e dashboard' -count=1 -timeout 15m -run 'TestBrowser$$' ./tests/e2e -v
 
 bench: build images test-deps ## measure Kedge beside the stock components (as root)
 	go run ./tests/bench

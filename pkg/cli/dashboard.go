@@ -228,7 +228,7 @@ func (k *cluster) awaitDashboard(ctx context.Context) error {
 		select {
 		case <-time.After(time.Second): // of the first start
 		case <-ctx.Done():
-			return fmt.Errorf("the dashboard does not answer (%w): see kedge kubectl --namespace %s get pods,events", err, dashboardName)
+			return fmt.Errorf("the dashboard does not answer: %w; see kedge kubectl --namespace %s get pods,events", err, dashboardName)
 		}
 	}
 }
