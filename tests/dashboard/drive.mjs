@@ -170,17 +170,12 @@ const steps = {
     const replace = (from, to) =>
       page.evaluate(([from, to]) => {
         const walker = document.createTreeWalker(document.querySelector(".cm-content"), NodeFilter.SHOW_TEXT);
-        for (let n; (n = walker.nextNode()); ) {
-          const at = n.data.indexOf(from);
-          if (at < 0) continue;
-          const range = document.createRange();
-          range.setStart(n, at);
-          range.setEnd(n, at + from.length);
-          getSelection().removeAllRanges();
-          getSelection().addRange(range);
-          return to;
-        }
-        throw new Error(`${from} is not there`);
+        const found = [];
+        for (let n; (n = walker.nextNode()); ) if (n.data.includes(from)) found.push(n);
+        const last = found.at(-1); // the first is what kubectl has applied
+        const at = last.data.indexOf(from);
+        getSelection().setBaseAndExtent(last, at, last, at + from.length);
+        return to;
       }, [from, to]);
     await code.focus();
     await replace("blue", "green");
@@ -206,8 +201,8 @@ const steps = {
   async "creates"() {
     await open(`#/create?${ns}`);
     await page.getByRole("tab", { name: "Form" }).click();
-    await page.getByLabel("Name", { exact: false }).first().fill("made");
-    await page.getByLabel("Image", { exact: false }).fill("none.test/image:1");
+    await page.getByRole("textbox", { name: "Name", exact: true }).fill("made");
+    await page.getByRole("textbox", { name: "Image" }).fill("none.test/image:1");
     await page.getByLabel("Port of the container").fill("80");
     await shot("form");
     await page.getByRole("button", { name: "Show as YAML" }).click();
@@ -266,15 +261,15 @@ const steps = {
   },
   async "speaks French, in the dark"() {
     await open("#/");
-    await page.locator("#user").click();
+    await page.locator("[data-user]").click();
     await page.getByRole("menuitem", { name: "Français" }).click();
     await heading("Vue d’ensemble");
-    await page.locator("#user").click();
+    await page.locator("[data-user]").click();
     await page.getByRole("menuitem", { name: "Clair ou sombre" }).click();
     await page.waitForTimeout(500);
     await accessible("dark");
     await shot("dark-french");
-    await page.locator("#user").click();
+    await page.locator("[data-user]").click();
     await page.getByRole("menuitem", { name: "English" }).click();
   },
   async "fits a phone"() {
@@ -292,7 +287,7 @@ const steps = {
     await open(`#/object/core/pods/${NAMESPACE}/lasting?${ns}`);
     await heading("lasting");
     await context.clearCookies();
-    await page.getByRole("tab", { name: "Events" }).click();
+    await open(`#/object/core/pods/${NAMESPACE}/lasting?${ns}&tab=events`);
     await page.getByText("Your session has ended").waitFor();
     await page.getByLabel("Token", { exact: true }).fill(VIEWER);
     await page.getByRole("button", { name: "Log in" }).click();
@@ -307,7 +302,7 @@ const steps = {
     await shot("forbidden");
   },
   async "logs out"() {
-    await page.locator("#user").click();
+    await page.locator("[data-user]").click();
     await page.getByRole("menuitem", { name: "Log out" }).click();
     await page.getByLabel("Token", { exact: true }).waitFor();
     const response = await context.request.get(`${base}api/v1/pods`);

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -84,6 +85,14 @@ func (b *browser) logIn(token string) {
 		b.t.Fatalf("the login gave %+v, error %v", session, err)
 	}
 	b.csrf = session.CSRF
+}
+
+// exec runs a command in a pod.
+func (b *browser) exec(namespace, pod string) {
+	b.t.Helper()
+	query := base64.RawURLEncoding.EncodeToString([]byte("command=true&stdout=true"))
+	b.want(http.StatusSwitchingProtocols, http.MethodGet, "stream/exec/"+namespace+"/"+pod, "", append(strings.Split(socket, "|"),
+		"Sec-Websocket-Protocol: kedge-dashboard, kedge-csrf."+b.csrf+", kedge-query."+query+", v5.channel.k8s.io")...)
 }
 
 const socket = "Connection: Upgrade|Upgrade: websocket|Sec-Websocket-Version: 13|Sec-Websocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
@@ -181,8 +190,7 @@ func testDashboard(s *sandbox) {
 			b.want(http.StatusForbidden, http.MethodGet, watch, "", append(handshake, "Sec-Websocket-Protocol: kedge-dashboard, kedge-csrf.guess")...)
 			own := append(handshake, "Sec-Websocket-Protocol: kedge-dashboard, kedge-csrf."+b.csrf)
 			b.want(http.StatusSwitchingProtocols, http.MethodGet, watch, "", own...)
-			b.want(http.StatusSwitchingProtocols, http.MethodGet, "stream/exec/"+s.namespace+"/lasting?command=true&stdout=true", "",
-				append(strings.Split(socket, "|"), "Sec-Websocket-Protocol: kedge-dashboard, kedge-csrf."+b.csrf+", v5.channel.k8s.io")...)
+			b.exec(s.namespace, "lasting")
 
 			b.want(http.StatusForbidden, http.MethodDelete, "session", "")
 			b.want(http.StatusNoContent, http.MethodDelete, "session", "", "X-Kedge-Csrf: "+b.csrf)

@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -15,10 +16,14 @@ import (
 const (
 	userAgent  = "kedge-dashboard"
 	csrfHeader = "X-Kedge-Csrf"
+	// An API server that proxies to a Service refuses queries with dryRun, and passes none
+	// on with a websocket: such a query is in a header, or among the protocols.
+	queryHeader = "X-Kedge-Query"
 	// A websocket has no headers of the page's own: the proof is one of its protocols.
-	csrfProtocol = "kedge-csrf."
-	ownProtocol  = "kedge-dashboard"
-	maxBody      = 3 << 20 // as the API server's
+	csrfProtocol  = "kedge-csrf."
+	queryProtocol = "kedge-query."
+	ownProtocol   = "kedge-dashboard"
+	maxBody       = 3 << 20 // as the API server's
 
 	// Scripts and connections only from here, no frames around us. Styles may be inline:
 	// the terminal and the editor make theirs as they run.
@@ -192,6 +197,9 @@ func (u *upstream) rewrite(r *httputil.ProxyRequest) {
 	to, _ := target(r.In.URL)
 	r.Out.URL = &url.URL{Scheme: u.server.Scheme, Host: u.server.Host, Path: to}
 	query := r.In.URL.Query()
+	if text := r.In.Header.Get(queryHeader); text != "" {
+		query, _ = url.ParseQuery(text) // what is wrong is left out
+	}
 	header := http.Header{"User-Agent": {userAgent}, "Authorization": {"Bearer " + token(r.In)}}
 	for _, name := range passed {
 		if values := r.Out.Header.Values(name); len(values) > 0 {
@@ -201,10 +209,15 @@ func (u *upstream) rewrite(r *httputil.ProxyRequest) {
 	if r.In.Header.Get("Upgrade") != "" {
 		var offered []string
 		for _, p := range protocols(r.In) {
-			if p != ownProtocol && !strings.HasPrefix(p, csrfProtocol) {
+			if encoded, ok := strings.CutPrefix(p, queryProtocol); ok {
+				decoded, _ := base64.RawURLEncoding.DecodeString(encoded)
+				query, _ = url.ParseQuery(string(decoded))
+			} else if p != ownProtocol && !strings.HasPrefix(p, csrfProtocol) {
 				offered = append(offered, p)
 			}
 		}
+		// The API server wants one for its watches.
+		header.Set("Origin", "https://"+u.server.Host)
 		if len(offered) > 0 {
 			header.Set("Sec-Websocket-Protocol", strings.Join(offered, ", "))
 		}

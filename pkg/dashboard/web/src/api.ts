@@ -111,10 +111,16 @@ export class Client {
 
   async send(method: string, path: string, body?: unknown, options: Options = {}): Promise<Response> {
     const headers: Record<string, string> = { Accept: options.accept ?? "application/json" };
-    if (method !== "GET") headers["X-Kedge-Csrf"] = this.session.csrf;
+    const url = address(path, options.query);
+    if (method !== "GET") {
+      headers["X-Kedge-Csrf"] = this.session.csrf;
+      // A proxy to a Service refuses a query with dryRun.
+      if (url.search) headers["X-Kedge-Query"] = url.search.slice(1);
+      url.search = "";
+    }
     if (body !== undefined) headers["Content-Type"] = options.type ?? "application/json";
     try {
-      return await request(address(path, options.query), {
+      return await request(url, {
         method,
         headers,
         body: body === undefined ? undefined : typeof body === "string" ? body : JSON.stringify(body),
@@ -158,11 +164,13 @@ export class Client {
     return known;
   }
 
-  /** socket opens a websocket; the server wants to see that it is ours. */
+  /** socket opens a websocket; the server wants to see that it is ours. The query goes among the protocols: not all proxies pass on one of a websocket. */
   socket(path: string, query: Options["query"], protocols: string[] = []): WebSocket {
     const url = address(path, query);
+    const text = btoa(url.search.slice(1)).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+    url.search = "";
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
-    return new WebSocket(url, ["kedge-dashboard", `kedge-csrf.${this.session.csrf}`, ...protocols]);
+    return new WebSocket(url, ["kedge-dashboard", `kedge-csrf.${this.session.csrf}`, ...(text ? [`kedge-query.${text}`] : []), ...protocols]);
   }
 
   /** check asks whether the session is still good. */

@@ -162,7 +162,7 @@ function Shell({ language, setLanguage }: Props) {
           <Button component="a" href={to(["create"])} size="xs" visibleFrom="xs">{t.create}</Button>
           <Menu position="bottom-end" withinPortal>
             <Menu.Target>
-              <Button variant="default" size="xs" px={10} aria-label={client.session.user} id="user">
+              <Button variant="default" size="xs" px={10} aria-label={client.session.user} data-user>
                 <span aria-hidden>☰</span>
               </Button>
             </Menu.Target>

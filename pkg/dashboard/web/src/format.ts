@@ -7,7 +7,7 @@ const scale: Record<string, number> = {
 
 /** quantity reads one of the API's, such as 250m or 64Mi. */
 export function quantity(text: unknown): number {
-  const match = /^([+-]?[\d.]+(?:e[+-]?\d+)?)([numkMGTPE]i?)?$/.exec(String(text ?? ""));
+  const match = /^([+-]?[\d.]+(?:e[+-]?\d+)?)([numkKMGTPE]i?)?$/.exec(String(text ?? ""));
   return match ? Number(match[1]) * (scale[match[2] ?? ""] ?? 1) : 0;
 }
 

@@ -1,7 +1,7 @@
 import "@mantine/core/styles.css";
 import "@mantine/notifications/styles.css";
 import "./style.css";
-import { MantineProvider, createTheme } from "@mantine/core";
+import { Checkbox, MantineProvider, createTheme } from "@mantine/core";
 import { Notifications } from "@mantine/notifications";
 import { StrictMode, useState } from "react";
 import { createRoot } from "react-dom/client";
@@ -13,6 +13,7 @@ const theme = createTheme({
   primaryShade: { light: 8, dark: 5 },
   autoContrast: true,
   defaultRadius: "md",
+  components: { Checkbox: Checkbox.extend({ defaultProps: { radius: "sm" } }) },
   fontFamily: "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif",
   fontFamilyMonospace: "ui-monospace, 'SF Mono', Menlo, Consolas, 'DejaVu Sans Mono', monospace",
 });

@@ -1,4 +1,4 @@
-import { ActionIcon, Alert, Checkbox, Group, Text, TextInput, Title } from "@mantine/core";
+import { ActionIcon, Alert, Group, Text, TextInput, Title } from "@mantine/core";
 import { useVirtualizer } from "@tanstack/react-virtual";
 import { memo, useDeferredValue, useEffect, useMemo, useRef, useState, type KeyboardEvent } from "react";
 import { useCluster } from "../context";
@@ -153,7 +153,7 @@ function Grid({ resource, columns, rows, chosen, setChosen, sort, descending }: 
       <div className="head" role="rowgroup">
         <div role="row" style={{ gridTemplateColumns: template }}>
           <div role="columnheader">
-            <Checkbox size="xs" aria-label={t.list.selectAll} checked={all} indeterminate={!all && chosen.size > 0} onChange={() => setChosen(all ? new Set() : new Set(rows.map((row) => row.id)))} />
+            <input type="checkbox" aria-label={t.list.selectAll} checked={all} onChange={() => setChosen(all ? new Set() : new Set(rows.map((row) => row.id)))} />
           </div>
           {columns.map((column) => (
             <div role="columnheader" key={column.name} title={column.help} aria-sort={sort === column.name ? (descending ? "descending" : "ascending") : "none"}>
@@ -202,7 +202,7 @@ const Line = memo(function Line({ row, at, index, template, columns, resource, c
   return (
     <div role="row" aria-rowindex={index + 2} style={{ gridTemplateColumns: template, transform: `translateY(${at}px)` }} onDoubleClick={() => go(address)}>
       <div role="cell">
-        <Checkbox size="xs" aria-label={t.list.select(row.meta.name)} checked={chosen} onChange={() => choose(row.id)} />
+        <input type="checkbox" aria-label={t.list.select(row.meta.name)} checked={chosen} onChange={() => choose(row.id)} />
       </div>
       {columns.map((column, i) => (
         <div role="cell" key={column.name} title={String(column.value(row) ?? "")}>

@@ -51,7 +51,7 @@ export function Login({ expired, enter, language, setLanguage }: Props) {
               <Title order={1} size="h3">{t.login.title}</Title>
             </Group>
             {expired && <Alert color="yellow">{t.login.expired}</Alert>}
-            <PasswordInput label={t.login.token} description={t.login.tokenHelp} value={token} onChange={(e) => setToken(e.currentTarget.value)} autoFocus required name="token" autoComplete="off" visibilityToggleButtonProps={{ "aria-label": t.object.show, "aria-hidden": false }} />
+            <PasswordInput label={t.login.token} description={t.login.tokenHelp} value={token} onChange={(e) => setToken(e.currentTarget.value)} autoFocus required withAsterisk={false} name="token" autoComplete="off" visibilityToggleButtonProps={{ "aria-label": t.object.show, "aria-hidden": false }} />
             {error && <Alert color="red" role="alert">{error}</Alert>}
             <Button type="submit" loading={busy} disabled={!token}>{t.login.enter}</Button>
             <Group gap="xs">

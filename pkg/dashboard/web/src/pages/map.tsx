@@ -119,7 +119,7 @@ function Drawing({ namespace }: { namespace: string }) {
         <Alert color="gray">{t.mapping.empty}</Alert>
       ) : (
         <div className="map" tabIndex={0}>
-          <svg width={width} height={height} viewBox={`0 0 ${width} ${height}`} aria-label={t.mapping.title(namespace)}>
+          <svg style={{ width: "100%", minWidth: 860, maxWidth: width }} viewBox={`0 0 ${width} ${height}`} aria-label={t.mapping.title(namespace)}>
             {titles.map((title, c) => <text key={title} className="column" x={size.left + c * (size.width + size.gapX)} y={26}>{title}</text>)}
             {lines.map((l) => {
               const [a, b] = l.split(" ").map((id) => byId.get(id));

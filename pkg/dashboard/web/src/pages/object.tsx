@@ -41,7 +41,7 @@ export default function ObjectPage({ resource, namespace, name }: { resource: Re
       <Group justify="space-between" align="start">
         <div style={{ minWidth: 0 }}>
           <Text size="sm" c="dimmed">
-            <a className="link" href={toList(resource)}>{resource.kind}</a>
+            <a className="crumb" href={toList(resource)}>{resource.kind}</a>
             {namespace && ` · ${namespace}`}
           </Text>
           <Group gap="sm">

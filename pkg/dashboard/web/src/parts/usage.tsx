@@ -53,7 +53,7 @@ function Chart({ title, color, x, y }: { title: string; color: string; x: number
       {
         width,
         height: 200,
-        scales: { y: { range: (_, __, max) => [0, max > 0 ? max * 1.2 : 1] } },
+        scales: { x: { range: (_, min, max) => [Math.min(min, max - 300), max] }, y: { range: (_, __, max) => [0, max > 0 ? max * 1.2 : 1] } },
         series: [{}, { label: title, stroke: color, width: 2, fill: `${color}22`, points: { show: true, size: 5 } }],
         axes: [axis, { ...axis, size: 64 }],
       },
