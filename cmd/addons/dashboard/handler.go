@@ -68,11 +68,12 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("Cross-Origin-Resource-Policy", "same-origin")
 	header.Set("Content-Security-Policy", pagePolicy)
 
-	first, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
-	switch first {
-	case "healthz":
+	if r.URL.Path == "/healthz" {
 		_, _ = w.Write([]byte("ok"))
 		return
+	}
+	first, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	switch first {
 	case "session", "api", "apis", "openapi", "version", "stream":
 	default:
 		h.page.ServeHTTP(w, r)
