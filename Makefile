@@ -65,13 +65,14 @@ TEST_PACKAGES := busybox-static iproute2 nftables procps shellcheck util-linux
 RELEASE_PACKAGES := gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf libc6-dev-arm64-cross libc6-dev-armhf-cross qemu-user-static
 IMAGE_PACKAGES := buildah
 VM_PACKAGES := debootstrap e2fsprogs qemu-system-x86 qemu-utils
+BROWSER_PACKAGES := chromium fonts-dejavu-core
 LAB_PACKAGES := curl debootstrap openssl tar
 
-.PHONY: help build run test unit e2e vm labs bench lint release release-check artifacts image clean deps release-deps image-deps test-deps images docs FORCE
+.PHONY: help build run test unit e2e vm labs bench lint release release-check artifacts image clean deps release-deps image-deps test-deps images dashboard-test docs FORCE
 
 help: ## list the targets
 	@echo "Kedge $(VERSION) ($(COMMIT), $(TREE))"; echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: $(FILE) ## build dist/kedge: the one file
 
@@ -93,6 +94,7 @@ release-check: release-deps ## check the files of a release, and run each, under
 
 clean: ## remove everything that was built
 	rm -rf build dist
+	find $(PAGE) -mindepth 1 ! -name .gitignore -delete
 
 # What the build and the tests take from Debian. Nothing to do is done fast.
 define install
@@ -103,8 +105,12 @@ if [ -n "$$missing" ]; then \
 fi
 endef
 
+# Any Node.js from 18 on will do, wherever it came from.
+node = command -v npm >/dev/null || { $(call install,nodejs npm); }
+
 deps:
 	@$(call install,$(BUILD_PACKAGES))
+	@$(node)
 
 release-deps: deps
 	@$(call install,$(RELEASE_PACKAGES))
@@ -128,7 +134,23 @@ $(BIN)/launcher: FORCE
 	@mkdir -p $(@D)
 	@$(TARGET) CGO_ENABLED=0 go build -ldflags '-s -w' -o $@.new ./cmd/launcher && $(keep)
 
-$(BIN)/addons: FORCE
+# The dashboard's page is built beside its sources' copy: npm's packages may hold Go
+# files, and Go looks into no directory that begins with an underscore.
+WEB := pkg/dashboard/web
+WEB_SOURCES := $(shell find $(WEB) -name node_modules -prune -o -name dist -prune -o -type f -print)
+PAGE := cmd/addons/dashboard/page
+
+build/_dashboard/packages: $(WEB)/package.json $(WEB)/package-lock.json $(WEB)/.npmrc
+	@$(node)
+	@mkdir -p $(@D) && cp $^ $(@D)/
+	cd $(@D) && npm ci --no-progress && touch $(@F)
+
+$(PAGE)/index.html.gz: build/_dashboard/packages $(WEB_SOURCES)
+	@cd build/_dashboard && rm -rf src public scripts dist
+	@cp -R $(WEB)/. build/_dashboard/
+	cd build/_dashboard && npm run build --silent -- --logLevel warn && node scripts/pack.mjs dist $(abspath $(PAGE))
+
+$(BIN)/addons: $(PAGE)/index.html.gz FORCE
 	@mkdir -p $(@D)
 	@$(TARGET) CGO_ENABLED=0 go -C cmd/addons build -ldflags '-s -w' -o $(abspath $@).new . && $(keep)
 
@@ -248,6 +270,15 @@ labs: build images test-deps ## courses and tutorials, command for command, agai
 	@$(call install,$(LAB_PACKAGES))
 	@go run ./tests/images/debian/make
 	go test -tags labs -count=1 -timeout 30m -parallel 2 ./tests/labs
+
+build/_dashboard-test/packages: tests/dashboard/package.json tests/dashboard/package-lock.json tests/dashboard/.npmrc
+	@mkdir -p $(@D) && cp $^ $(@D)/
+	cd $(@D) && npm ci --no-progress && touch $(@F)
+
+dashboard-test: build images test-deps build/_dashboard-test/packages ## use the dashboard in a browser; pictures go to build/dashboard-shots (as root)
+	@$(call install,$(BROWSER_PACKAGES))
+	@cp tests/dashboard/drive.mjs build/_dashboard-test/
+	go test -tags 'e2e dashboard' -count=1 -timeout 15m -run 'TestBrowser$$' ./tests/e2e -v
 
 bench: build images test-deps ## measure Kedge beside the stock components (as root)
 	go run ./tests/bench

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kedge-k8s/kedge/cmd/addons/dashboard"
 	"github.com/kedge-k8s/kedge/cmd/addons/ingress"
 )
 
@@ -18,6 +19,7 @@ import (
 // its own name and arguments in os.Args.
 var addons = map[string]func(){
 	"coredns":        coreDNS,
+	"dashboard":      dashboard.Main,
 	"ingress":        ingress.Main,
 	"metrics-server": metricsServer,
 	"probe":          probe,

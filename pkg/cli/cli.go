@@ -76,6 +76,7 @@ func newApp(out, errOut io.Writer) *cli.App {
 			{Name: "kubectl", Usage: "talk to the cluster: all of upstream's kubectl", SkipFlagParsing: true},
 			{Name: "crictl", Usage: "look at the containers, pods and images of this node", SkipFlagParsing: true},
 			{Name: "ctr", Usage: "talk to containerd, for debugging", SkipFlagParsing: true},
+			dashboardCommand(),
 			tokenCommand(),
 			certificateCommand(),
 			statusCommand(),

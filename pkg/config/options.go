@@ -502,7 +502,7 @@ func argOption(component string, field func(*Server) *[]Arg) Option {
 
 // addOnNames are the packaged add-ons that can be disabled.
 func addOnNames() []string {
-	return []string{"coredns", "gateway-api", "ingress", "local-storage", "metrics-server", "runtimes", "servicelb"}
+	return []string{"coredns", "dashboard", "gateway-api", "ingress", "local-storage", "metrics-server", "runtimes", "servicelb"}
 }
 
 func snapshotters() []string { return []string{"overlayfs", "native"} }

@@ -72,7 +72,7 @@ func copyBetween(from *testbed.Host, source string, to *testbed.Host, target str
 
 // dnsOnly are the arguments of a server that brings no more than what the stock
 // stack is given: DNS.
-var dnsOnly = []string{"--disable=metrics-server", "--disable=ingress", "--disable=gateway-api"}
+var dnsOnly = []string{"--disable=metrics-server", "--disable=ingress", "--disable=gateway-api", "--disable=dashboard"}
 
 func (k *kedge) Start() (err error) {
 	args := []string{"server"}

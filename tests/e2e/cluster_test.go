@@ -25,6 +25,7 @@ func TestCluster(t *testing.T) {
 		{"ConfigMap", testConfigMap},
 		{"Copy", testCopy},
 		{"DaemonSet", testDaemonSet},
+		{"Dashboard", testDashboard},
 		{"DNS", testDNS},
 		{"EmptyDir", testEmptyDir},
 		{"Exec", testExec},
