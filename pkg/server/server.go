@@ -32,6 +32,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/localpath"
 	"github.com/kedge-k8s/kedge/pkg/nodehosts"
 	"github.com/kedge-k8s/kedge/pkg/pki"
+	"github.com/kedge-k8s/kedge/pkg/snapshot"
 	"github.com/kedge-k8s/kedge/pkg/tunnel"
 	"github.com/kedge-k8s/kedge/pkg/version"
 )
@@ -47,6 +48,9 @@ type Server struct {
 	out    io.Writer // for the person who started it
 	layout pki.Layout
 	node   *agent.Node
+
+	damage      *datastore.DamagedError // found before the start
+	restoreFrom snapshot.File           // the snapshot to go back to for it
 }
 
 // Gate holds back what the libraries complain about while parts start and
@@ -81,6 +85,9 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	}
 	defer release()
+	if err := s.repairDatastore(ctx); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(config.RuntimeDir, 0o755); err != nil {
 		return err
 	}
@@ -113,7 +120,7 @@ func (s *Server) components() ([]component.Component, error) {
 	if err != nil {
 		return nil, err
 	}
-	store := datastore.NewSQLite(c.Paths.DB(), filepath.Join(config.RuntimeDir, "datastore.sock"))
+	store := s.newStore()
 	own := s.node.Name()
 	if c.DisableAgent {
 		own = ""
@@ -159,6 +166,8 @@ func (s *Server) components() ([]component.Component, error) {
 	commands := control.NewServer(filepath.Join(config.RuntimeDir, control.Socket), "server", s.log)
 	control.Handle(commands, control.RotateCertificates, certificates.rotate)
 	control.Handle(commands, control.RotateTokens, tokens.rotate)
+	snapshots := s.newSnapshots()
+	snapshots.handle(commands)
 
 	components := []component.Component{
 		certificates,
@@ -168,6 +177,7 @@ func (s *Server) components() ([]component.Component, error) {
 		apiserver,
 		controllerManager,
 		nodes,
+		snapshots,
 		&serviceLB{
 			kubeconfig: s.layout.Kubeconfig("servicelb"),
 			disabled:   c.AddOns.Disables("servicelb"),
