@@ -2,12 +2,14 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -79,8 +81,9 @@ secrets are tried too. Ends with exit code 1 if one is damaged.`,
 				UsageText: "kedge snapshot restore [options] NAME|FILE",
 				Description: `On a new machine give the token that the server had, with --token-file or in
 KEDGE_TOKEN. What is there already is moved aside, never deleted.
+With etcd-s3 a snapshot that is not here is fetched from the bucket.
 Start the server afterwards.`,
-				Flags:  flagsOf(append(snapshotOptions("dir"), tokenOptions()...)),
+				Flags:  flagsOf(restoreOptions()),
 				Action: restoreSnapshot,
 			},
 		},
@@ -103,6 +106,12 @@ func snapshotOptions(names ...string) []config.Option {
 		}
 	}
 	return options
+}
+
+// restoreOptions are the options of a restore.
+func restoreOptions() []config.Option {
+	options := append(snapshotOptions("dir"), tokenOptions()...)
+	return append(options, slices.DeleteFunc(config.SnapshotOptions(), func(o config.Option) bool { return !strings.HasPrefix(o.Name, "etcd-s3") })...)
 }
 
 // tokenOptions are the options that give the server's token.
@@ -224,12 +233,23 @@ func saveSnapshot(c *cli.Context) error {
 			return snapshot.File{}, err
 		}
 		defer release()
-		return s.keeper.Save(c.Context, snapshot.Request{Prefix: cmp.Or(r.Prefix, server.OnDemand), Compress: s.config.Snapshots.Compress})
+		file, err := s.keeper.Save(c.Context, snapshot.Request{Prefix: cmp.Or(r.Prefix, server.OnDemand), Compress: s.config.Snapshots.Compress})
+		if err == nil && s.config.Snapshots.S3.Enabled && r.Dir == "" {
+			file.Pending = "it is done when the server runs"
+			err = s.keeper.SetPending(file.Name)
+		}
+		return file, err
 	})
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(c.App.Writer, "snapshot %s saved: %s, %d bytes\n", file.Name, file.Location, file.Size)
+	if file.Copy != "" {
+		fmt.Fprintf(c.App.Writer, "and copied to %s\n", file.Copy)
+	}
+	if file.Pending != "" {
+		fmt.Fprintf(c.App.ErrWriter, "kedge: the snapshot is not copied yet, which the server will try again: %s\n", file.Pending)
+	}
 	return nil
 }
 
@@ -245,10 +265,17 @@ func listSnapshots(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	files, err := ask(c, control.ListSnapshots, r, func() ([]snapshot.File, error) { return s.keeper.List(c.Context) })
+	listing, err := ask(c, control.ListSnapshots, r, func() (snapshot.Listing, error) {
+		files, err := s.keeper.List(c.Context)
+		return snapshot.Listing{Files: files}, err
+	})
 	if err != nil {
 		return err
 	}
+	if listing.Warning != "" {
+		fmt.Fprintln(c.App.ErrWriter, "kedge: copies may be missing from the list: "+listing.Warning)
+	}
+	files := listing.Files
 	if asJSON {
 		return printJSON(c, slices.Concat([]snapshot.File{}, files))
 	}
@@ -345,11 +372,45 @@ func verifySnapshots(c *cli.Context) error {
 	return nil
 }
 
+// fetch finds a snapshot here, or else in the bucket of the options, for as long
+// as it is not removed.
+func (s snapshots) fetch(ctx context.Context, name string) (path string, remove func(), err error) {
+	path, err = s.keeper.Path(name)
+	s3 := s.config.Snapshots.S3
+	if err == nil || !s3.Enabled {
+		return path, func() {}, err
+	}
+	if s3.Bucket == "" {
+		return "", nil, errors.New("the Secret that says how to reach S3 is in the cluster, which does not run: give the etcd-s3 options")
+	}
+	bucket, err := server.OpenBucket(s3)
+	if err != nil {
+		return "", nil, err
+	}
+	files, err := bucket.List(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	i := slices.IndexFunc(files, func(f snapshot.File) bool { return f.Name == cmp.Or(snapshot.NameOf(name), name) })
+	if i < 0 {
+		return "", nil, fmt.Errorf("there is no snapshot %s in %s, nor in %s", name, s.config.Snapshots.Dir, bucket)
+	}
+	dir, err := os.MkdirTemp(s.config.Paths.Server(), ".fetched-")
+	if err != nil {
+		return "", nil, err
+	}
+	remove = func() { _ = os.RemoveAll(dir) }
+	if path, err = bucket.Get(ctx, files[i], dir); err != nil {
+		remove()
+	}
+	return path, remove, err
+}
+
 func restoreSnapshot(c *cli.Context) error {
 	if c.NArg() != 1 {
 		return errors.New("name one snapshot or its file, after the options; kedge snapshot list shows those of this machine")
 	}
-	s, _, err := open(c, append(snapshotOptions("dir"), tokenOptions()...))
+	s, _, err := open(c, restoreOptions())
 	if err != nil {
 		return err
 	}
@@ -360,15 +421,16 @@ func restoreSnapshot(c *cli.Context) error {
 	if own.Secret() == "" {
 		return errors.New("there is no token on this machine: give the one that the server had when the snapshot was taken, with --token-file FILE or in KEDGE_TOKEN")
 	}
-	path, err := s.keeper.Path(c.Args().First())
-	if err != nil {
-		return err
-	}
 	release, err := s.claim()
 	if err != nil {
 		return err
 	}
 	defer release()
+	path, remove, err := s.fetch(c.Context, c.Args().First())
+	if err != nil {
+		return err
+	}
+	defer remove()
 	restored, err := s.keeper.Restore(c.Context, path, own)
 	if err != nil {
 		return err

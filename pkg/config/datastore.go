@@ -267,9 +267,15 @@ func parseDatastore(s string) (Secret, error) {
 	if s != "" && (!ok || rest == "" || !slices.Contains([]string{"http", "https", "postgres", "postgresql", "mysql", "nats"}, scheme)) {
 		return "", errDatastore
 	}
-	if ok && strings.HasPrefix(scheme, "http") {
+	switch {
+	case ok && strings.HasPrefix(scheme, "http"):
 		if err := checkEtcd(s); err != nil {
 			return "", err
+		}
+	case ok && scheme != "mysql":
+		// Those who read it later put what they can't read into their errors.
+		if _, err := url.Parse(s); err != nil {
+			return "", errors.New("is not a URL; write special characters of the password as %40 and the like")
 		}
 	}
 	return Secret(s), nil

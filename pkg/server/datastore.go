@@ -10,6 +10,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/component"
 	"github.com/kedge-k8s/kedge/pkg/config"
 	"github.com/kedge-k8s/kedge/pkg/datastore"
+	"github.com/kedge-k8s/kedge/pkg/pki"
 	"github.com/kedge-k8s/kedge/pkg/snapshot"
 	"github.com/kedge-k8s/kedge/pkg/token"
 )
@@ -19,10 +20,16 @@ type store interface {
 	component.Component
 	// Endpoint is the etcd endpoint that the apiserver is given.
 	Endpoint() string
+	// TLS is what the apiserver connects with.
+	TLS() datastore.TLS
 }
 
 func (s *Server) newStore() store {
 	socket := filepath.Join(config.RuntimeDir, "datastore.sock")
+	if d := s.config.Datastore; d.Endpoint != "" {
+		tls := datastore.TLS{CA: d.CAFile, Client: pki.KeyPair{Cert: d.CertFile, Key: d.KeyFile}}
+		return datastore.NewExternal(d.Endpoint.Reveal(), tls, socket, s.log)
+	}
 	return datastore.NewSQLite(s.config.Paths.DB(), socket, s.log)
 }
 
@@ -40,6 +47,9 @@ func (s *Server) newKeeper(dir string) *snapshot.Keeper {
 // checkDatastore refuses a datastore that can't be used, and changes nothing. A
 // damaged one is to be repaired if the user wants it so.
 func (s *Server) checkDatastore(ctx context.Context) error {
+	if s.config.Datastore.Endpoint != "" {
+		return nil // its component waits for it
+	}
 	if err := snapshot.Interrupted(s.config.Paths.Server()); err != nil {
 		return err
 	}

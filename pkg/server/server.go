@@ -138,6 +138,7 @@ func (s *Server) components() ([]component.Component, error) {
 		NodePorts:        c.Network.NodePorts,
 		ClusterDomain:    c.Network.ClusterDomain,
 		Datastore:        store.Endpoint(),
+		DatastoreTLS:     store.TLS(),
 		PKI:              s.layout,
 		ConfigDir:        filepath.Join(c.Paths.Server(), "etc"),
 		Profiling:        c.ControlPlane.EnablePprof,
@@ -166,8 +167,6 @@ func (s *Server) components() ([]component.Component, error) {
 	commands := control.NewServer(filepath.Join(config.RuntimeDir, control.Socket), "server", s.log)
 	control.Handle(commands, control.RotateCertificates, certificates.rotate)
 	control.Handle(commands, control.RotateTokens, tokens.rotate)
-	snapshots := s.newSnapshots()
-	snapshots.handle(commands)
 
 	components := []component.Component{
 		certificates,
@@ -177,7 +176,6 @@ func (s *Server) components() ([]component.Component, error) {
 		apiserver,
 		controllerManager,
 		nodes,
-		snapshots,
 		&serviceLB{
 			kubeconfig: s.layout.Kubeconfig("servicelb"),
 			disabled:   c.AddOns.Disables("servicelb"),
@@ -191,6 +189,11 @@ func (s *Server) components() ([]component.Component, error) {
 			Kubeconfig: s.layout.Kubeconfig("addons"),
 			Log:        s.log,
 		}),
+	}
+	if c.Datastore.Endpoint != "" {
+		noSnapshots(commands)
+	} else {
+		components = append(components, s.newSnapshots(commands))
 	}
 	if !slices.Contains(c.AddOns.Disabled, "coredns") {
 		components = append(components, nodehosts.NewController(s.layout.Kubeconfig("node-hosts"), s.log))

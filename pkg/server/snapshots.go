@@ -4,9 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/robfig/cron/v3"
@@ -50,11 +50,17 @@ type snapshots struct {
 	schedule cron.Schedule
 	client   dynamic.Interface
 	changed  chan struct{} // there are other snapshots than before
+	failed   chan struct{} // a copy to S3 is to be tried again
 	run      component.Runner
+
+	mu       sync.Mutex
+	copyFail string // why the last copy to S3 failed
 }
 
-func (s *Server) newSnapshots() *snapshots {
-	return &snapshots{
+// newSnapshots makes the component, and registers the commands of kedge
+// snapshot.
+func (s *Server) newSnapshots(commands *control.Server) *snapshots {
+	c := &snapshots{
 		config:     s.config.Snapshots,
 		node:       s.node.Name(),
 		kubeconfig: s.layout.Kubeconfig("snapshots"),
@@ -62,7 +68,13 @@ func (s *Server) newSnapshots() *snapshots {
 		log:        s.log,
 		keeper:     s.newKeeper(s.config.Snapshots.Dir),
 		changed:    make(chan struct{}, 1),
+		failed:     make(chan struct{}, 1),
 	}
+	control.Handle(commands, control.SaveSnapshot, c.save)
+	control.Handle(commands, control.ListSnapshots, c.list)
+	control.Handle(commands, control.DeleteSnapshots, c.delete)
+	control.Handle(commands, control.PruneSnapshots, c.prune)
+	return c
 }
 
 func (*snapshots) Name() string                     { return "snapshots" }
@@ -85,14 +97,6 @@ func (s *snapshots) Start(context.Context) error {
 	return nil
 }
 
-// handle registers the commands of kedge snapshot.
-func (s *snapshots) handle(commands *control.Server) {
-	control.Handle(commands, control.SaveSnapshot, s.save)
-	control.Handle(commands, control.ListSnapshots, s.list)
-	control.Handle(commands, control.DeleteSnapshots, s.delete)
-	control.Handle(commands, control.PruneSnapshots, s.prune)
-}
-
 // work takes snapshots when their time has come, and publishes them.
 func (s *snapshots) work(ctx context.Context) error {
 	next := s.firstRun(ctx)
@@ -100,6 +104,8 @@ func (s *snapshots) work(ctx context.Context) error {
 	defer due.Stop()
 	show := time.NewTimer(publishDelay)
 	defer show.Stop()
+	again, retry := time.NewTimer(publishDelay), firstCopyRetry // copies that an earlier run left
+	defer again.Stop()
 	defined := false
 	for {
 		select {
@@ -107,14 +113,26 @@ func (s *snapshots) work(ctx context.Context) error {
 			return nil
 		case <-s.changed:
 			show.Reset(0)
+		case <-s.failed:
+			retry = firstCopyRetry
+			again.Reset(retry)
 		case <-show.C:
 			if err := s.publish(ctx, &defined); err != nil && ctx.Err() == nil {
 				s.log.Debug("the Snapshots are not up to date yet", "component", s.Name(), "err", err)
 				show.Reset(publishRetry)
 			}
+		case <-again.C:
+			if s.copied(ctx) {
+				retry = firstCopyRetry
+				continue
+			}
+			again.Reset(retry)
+			retry = min(2*retry, lastCopyRetry)
+			show.Reset(0)
 		case <-due.C:
 			if now := time.Now(); !next.IsZero() && !now.Before(next) {
 				s.scheduled(ctx)
+				again.Reset(0)
 				next = s.schedule.Next(now)
 			}
 			due.Reset(untilNext(next))
@@ -169,16 +187,55 @@ func (s *snapshots) scheduled(ctx context.Context) {
 		return
 	}
 	s.log.Info("took a snapshot", "component", s.Name(), "name", file.Name, "bytes", file.Size, "took", time.Since(begin).Round(time.Millisecond))
+	s.toCopy(file.Name)
 	if _, err := s.keeper.Prune(ctx, s.config.Name, s.config.Retention); err != nil {
 		s.log.Warn("old snapshots stay for now", "component", s.Name(), "err", err)
 	}
 	s.tell()
 }
 
+// toCopy remembers that a snapshot is to be copied to S3, if any is.
+func (s *snapshots) toCopy(name string) {
+	if !s.config.S3.Enabled {
+		return
+	}
+	if err := s.keeper.SetPending(name); err != nil {
+		s.log.Error("a snapshot will not be copied to S3", "component", s.Name(), "name", name, "err", err)
+	}
+}
+
+// copied copies what is not in S3 yet, and says whether all of it is there.
+func (s *snapshots) copied(ctx context.Context) bool {
+	err := s.copyAll(ctx)
+	if ctx.Err() != nil {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.copyFail = ""
+	if err != nil {
+		s.copyFail = err.Error()
+		s.log.Error("snapshots are kept here until they can be copied; it is tried again", "component", s.Name(), "err", err)
+	}
+	return err == nil
+}
+
+// whyPending is why copies to S3 wait.
+func (s *snapshots) whyPending() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return cmp.Or(s.copyFail, "it is about to be copied")
+}
+
 // tell has the Snapshots brought up to date.
-func (s *snapshots) tell() {
+func (s *snapshots) tell() { signal(s.changed) }
+
+// wake has a copy to S3 tried again later.
+func (s *snapshots) wake() { signal(s.failed) }
+
+func signal(c chan struct{}) {
 	select {
-	case s.changed <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -193,11 +250,36 @@ func (s *snapshots) publish(ctx context.Context, defined *bool) error {
 		}
 		*defined = true
 	}
-	files, err := s.keeper.List(ctx)
+	files, err := s.local(ctx)
 	if err != nil {
 		return err
 	}
-	return publish.Sync(ctx, s.client, publish.Local, s.node, files)
+	if err := publish.Sync(ctx, s.client, publish.Local, s.node, files); err != nil {
+		return err
+	}
+	copies, _, err := s.inBucket(ctx)
+	if err != nil {
+		return err
+	}
+	return publish.Sync(ctx, s.client, publish.S3, s.node, copies)
+}
+
+// local lists the snapshots here, with what keeps them from being copied.
+func (s *snapshots) local(ctx context.Context) ([]snapshot.File, error) {
+	files, err := s.keeper.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pending, err := s.keeper.Pending(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range files {
+		if slices.ContainsFunc(pending, func(p snapshot.File) bool { return p.Name == files[i].Name }) {
+			files[i].Pending = s.whyPending()
+		}
+	}
+	return files, nil
 }
 
 // in is the keeper of a directory that somebody asks for.
@@ -218,17 +300,64 @@ func (s *snapshots) save(ctx context.Context, r control.Snapshots) (snapshot.Fil
 		return file, err
 	}
 	s.log.Info("took a snapshot", "component", s.Name(), "name", file.Name, "bytes", file.Size)
-	s.tell()
+	defer s.tell()
+	if !s.config.S3.Enabled || r.Dir != "" {
+		return file, nil
+	}
+	s.toCopy(file.Name)
+	bucket, err := s.bucket(ctx)
+	if err == nil {
+		err = s.copy(ctx, bucket, file)
+	}
+	if err != nil {
+		s.log.Error("a snapshot is kept here until it can be copied; it is tried again", "component", s.Name(), "name", file.Name, "err", err)
+		file.Pending = err.Error()
+		s.wake()
+		return file, nil
+	}
+	file.Copy = bucket.String()
 	return file, nil
 }
 
-func (s *snapshots) list(ctx context.Context, r control.Snapshots) ([]snapshot.File, error) {
-	return s.in(r.Dir).List(ctx)
+func (s *snapshots) list(ctx context.Context, r control.Snapshots) (snapshot.Listing, error) {
+	if r.Dir != "" {
+		files, err := s.in(r.Dir).List(ctx)
+		return snapshot.Listing{Files: files}, err
+	}
+	files, err := s.local(ctx)
+	if err != nil {
+		return snapshot.Listing{}, err
+	}
+	listing := snapshot.Listing{Files: files}
+	copies, _, err := s.inBucket(ctx)
+	if err != nil {
+		listing.Warning = err.Error()
+	}
+	listing.Files = append(listing.Files, copies...)
+	snapshot.Sort(listing.Files)
+	return listing, nil
 }
 
-func (s *snapshots) delete(_ context.Context, r control.Snapshots) ([]string, error) {
+func (s *snapshots) delete(ctx context.Context, r control.Snapshots) ([]string, error) {
+	if r.Dir != "" {
+		return r.Names, s.in(r.Dir).Delete(r.Names...)
+	}
 	defer s.tell()
-	return r.Names, s.in(r.Dir).Delete(r.Names...)
+	copies, bucket, err := s.inBucket(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var here []string
+	for _, name := range r.Names {
+		there := slices.ContainsFunc(copies, func(f snapshot.File) bool { return f.Name == name })
+		if s.keeper.Has(name) || !there {
+			here = append(here, name) // Delete complains of what is nowhere
+		}
+	}
+	if err := s.keeper.Delete(here...); err != nil || bucket == nil {
+		return r.Names, err
+	}
+	return r.Names, bucket.Delete(ctx, slices.DeleteFunc(copies, func(f snapshot.File) bool { return !slices.Contains(r.Names, f.Name) })...)
 }
 
 func (s *snapshots) prune(ctx context.Context, r control.Snapshots) ([]string, error) {
@@ -236,16 +365,27 @@ func (s *snapshots) prune(ctx context.Context, r control.Snapshots) ([]string, e
 	if r.Keep != nil {
 		keep = *r.Keep
 	}
+	prefix := cmp.Or(r.Prefix, s.config.Name)
 	defer s.tell()
-	gone, err := s.in(r.Dir).Prune(ctx, cmp.Or(r.Prefix, s.config.Name), keep)
-	return slices.Clip(gone), err
+	gone, err := s.in(r.Dir).Prune(ctx, prefix, keep)
+	if err != nil || r.Dir != "" {
+		return gone, err
+	}
+	bucket, err := s.bucket(ctx)
+	if err != nil || bucket == nil {
+		return gone, err
+	}
+	if r.Keep == nil {
+		keep = bucket.Retention()
+	}
+	return gone, s.pruneBucket(ctx, bucket, prefix, keep)
 }
 
 // noSnapshots refuses the commands where the datastore is not Kedge's own.
 func noSnapshots(commands *control.Server) {
 	for _, command := range []string{control.SaveSnapshot, control.ListSnapshots, control.DeleteSnapshots, control.PruneSnapshots} {
 		control.Handle(commands, command, func(context.Context, control.Snapshots) (control.None, error) {
-			return control.None{}, fmt.Errorf("this server keeps the cluster's state in an external datastore: make backups with that one's own tools")
+			return control.None{}, errors.New("this server keeps the cluster's state in an external datastore: make backups with that one's own tools")
 		})
 	}
 }

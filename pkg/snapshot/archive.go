@@ -41,8 +41,8 @@ func extension(compress bool) string {
 	return ".tar"
 }
 
-// nameOf is the name of the snapshot in a file; empty for another file.
-func nameOf(file string) string {
+// NameOf is the name of the snapshot in a file; empty for another file.
+func NameOf(file string) string {
 	base := filepath.Base(file)
 	for _, ext := range []string{extension(true), extension(false)} {
 		if name, ok := strings.CutSuffix(base, ext); ok && !strings.HasPrefix(base, ".") {

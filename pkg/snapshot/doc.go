@@ -57,5 +57,12 @@ type File struct {
 	Location string `json:"location"` // file:///… or s3://…
 	Size     int64  `json:"size"`     // bytes
 	Damage   string `json:"damage,omitempty"`
-	Pending  string `json:"pending,omitempty"` // why it is not in S3 yet
+	Copy     string `json:"copy,omitempty"`    // where it was copied to
+	Pending  string `json:"pending,omitempty"` // why it is not copied yet
+}
+
+// Listing are all snapshots that could be found.
+type Listing struct {
+	Files   []File `json:"files"`
+	Warning string `json:"warning,omitempty"` // why some may be missing
 }

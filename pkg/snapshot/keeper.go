@@ -35,11 +35,12 @@ type Options struct {
 // Keeper takes snapshots of a server into a directory, and looks after them.
 type Keeper struct {
 	options Options
+	rounds  int        // of the derivation of keys
 	mu      sync.Mutex // one snapshot at a time
 }
 
 // NewKeeper makes a Keeper.
-func NewKeeper(o Options) *Keeper { return &Keeper{options: o} }
+func NewKeeper(o Options) *Keeper { return &Keeper{options: o, rounds: iterations} }
 
 // Dir is the directory of the snapshots.
 func (k *Keeper) Dir() string { return k.options.Dir }
@@ -141,7 +142,7 @@ func (k *Keeper) secrets(ctx context.Context, datastore string) (text []byte, ca
 	if err != nil {
 		return nil, "", err
 	}
-	text, err = seal(plain, own.Secret(), sum)
+	text, err = seal(plain, own.Secret(), sum, k.rounds)
 	return text, token.HashCA(ca), err
 }
 
@@ -234,7 +235,7 @@ func (k *Keeper) List(ctx context.Context) ([]File, error) {
 	}
 	var files []File
 	for _, entry := range entries {
-		name := nameOf(entry.Name())
+		name := NameOf(entry.Name())
 		if name == "" || !entry.Type().IsRegular() {
 			continue
 		}
@@ -253,11 +254,12 @@ func (k *Keeper) List(ctx context.Context) ([]File, error) {
 		}
 		files = append(files, file)
 	}
-	sortFiles(files)
+	Sort(files)
 	return files, ctx.Err()
 }
 
-func sortFiles(files []File) {
+// Sort puts the newest first.
+func Sort(files []File) {
 	slices.SortStableFunc(files, func(a, b File) int {
 		return cmp.Or(b.Created.Compare(a.Created), strings.Compare(a.Name, b.Name))
 	})
@@ -278,10 +280,10 @@ func (k *Keeper) Path(name string) (string, error) {
 	if strings.ContainsRune(name, '/') {
 		return filepath.Abs(name)
 	}
-	if path := k.find(cmp.Or(nameOf(name), name)); path != "" {
+	if path := k.find(cmp.Or(NameOf(name), name)); path != "" {
 		return path, nil
 	}
-	if _, err := os.Stat(name); err == nil && nameOf(name) != "" {
+	if _, err := os.Stat(name); err == nil && NameOf(name) != "" {
 		return filepath.Abs(name)
 	}
 	return "", fmt.Errorf("there is no snapshot %s in %s; kedge snapshot list shows those that there are", name, k.options.Dir)
@@ -291,7 +293,7 @@ func (k *Keeper) Path(name string) (string, error) {
 func (k *Keeper) Delete(names ...string) error {
 	paths := make([]string, len(names))
 	for i, name := range names {
-		if paths[i] = k.find(cmp.Or(nameOf(name), name)); paths[i] == "" || name != filepath.Base(name) {
+		if paths[i] = k.find(cmp.Or(NameOf(name), name)); paths[i] == "" || name != filepath.Base(name) {
 			return fmt.Errorf("there is no snapshot %s in %s; kedge snapshot list shows those that there are", name, k.options.Dir)
 		}
 	}

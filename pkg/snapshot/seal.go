@@ -33,8 +33,8 @@ type sealed struct {
 }
 
 // seal encrypts secrets, and binds them to what they belong to.
-func seal(secrets []byte, token, belongsTo string) ([]byte, error) {
-	s := sealed{KDF: kdf, Iterations: iterations, Salt: make([]byte, saltSize)}
+func seal(secrets []byte, token, belongsTo string, rounds int) ([]byte, error) {
+	s := sealed{KDF: kdf, Iterations: rounds, Salt: make([]byte, saltSize)}
 	_, _ = rand.Read(s.Salt) // never fails
 	gcm, err := s.cipher(token)
 	if err != nil {

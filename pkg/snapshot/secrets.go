@@ -26,6 +26,11 @@ const maxKept = 64 << 20
 // collect reads what a server can't make anew. The user's files that are too
 // much are left out and named.
 func collect(serverDir string) (files []kept, tooMuch []string, err error) {
+	root, err := os.OpenRoot(serverDir)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { _ = root.Close() }()
 	size := 0
 	err = filepath.WalkDir(serverDir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
@@ -56,7 +61,7 @@ func collect(serverDir string) (files []kept, tooMuch []string, err error) {
 			tooMuch = append(tooMuch, name)
 			return nil
 		}
-		data, err := os.ReadFile(path)
+		data, err := root.ReadFile(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
