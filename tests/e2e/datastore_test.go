@@ -48,7 +48,8 @@ func databases(t *testing.T) []database {
 		{
 			name: "MariaDB",
 			prepare: `chown mysql /etc/data; mariadb-install-db --no-defaults --user=mysql --datadir=/etc/data/db --auth-root-authentication-method=normal --skip-test-db
-				echo "CREATE USER IF NOT EXISTS kedge@'%' IDENTIFIED BY '` + password + `'; GRANT ALL ON *.* TO kedge@'%';" > /etc/data/users.sql`,
+				echo "CREATE USER IF NOT EXISTS kedge@'%' IDENTIFIED BY '` + password + `';" > /etc/data/users.sql
+				echo "GRANT ALL ON *.* TO kedge@'%';" >> /etc/data/users.sql`,
 			run: `exec mariadbd --no-defaults --user=mysql --datadir=/etc/data/db --bind-address=0.0.0.0 --socket=/etc/data/socket --pid-file=/etc/data/pid --init-file=/etc/data/users.sql`,
 			url: "mysql://kedge:" + password + "@tcp(ADDRESS:3306)/kedge",
 		},
@@ -99,7 +100,8 @@ func testDatabase(t *testing.T, db database) {
 			t.Fatal(err)
 		}
 		return func() {
-			_ = cmd.Process.Kill()
+			// All of it: PostgreSQL's processes outlive each other.
+			_, _ = far.Run(context.Background(), nil, "sh", "-c", "kill -9 -1")
 			_ = cmd.Wait()
 			if t.Failed() {
 				t.Logf("the database said\n%s", output.String())
@@ -107,11 +109,16 @@ func testDatabase(t *testing.T, db database) {
 		}
 	}
 
-	// Kedge may start before the database does.
-	server, err := node.Start("server", "--disable-agent", "--disable=coredns,ingress,metrics-server,local-storage,servicelb", "--datastore-endpoint=file:"+endpoint)
-	if err != nil {
-		t.Fatal(err)
+	up := func() *testbed.Process {
+		t.Helper()
+		server, err := node.Start("server", "--disable-agent", "--disable=coredns,ingress,metrics-server,local-storage,servicelb", "--datastore-endpoint=file:"+endpoint)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return server
 	}
+	// Kedge may start before the database does.
+	server := up()
 	eventually(t, "the server to wait for the database", func() (bool, string) {
 		return strings.Contains(server.Log(), "waiting for the datastore"), server.Log()
 	})
@@ -122,6 +129,10 @@ func testDatabase(t *testing.T, db database) {
 		t.Fatal(err)
 	}
 	t.Logf("the API is ready %s after the database was started", time.Since(begin).Round(time.Millisecond))
+
+	eventually(t, "the server to have started", func() (bool, string) {
+		return strings.Contains(server.Log(), "timeline="), lastLine(server.Log(), "Z ")
+	})
 
 	a := newAPI(t, node)
 	h := &history{known: map[string]string{}}
@@ -135,13 +146,21 @@ func testDatabase(t *testing.T, db database) {
 		time.Sleep(2 * time.Second)
 		kill()
 		time.Sleep(down)
-		if !server.Running() {
-			t.Fatalf("the server has ended while the database was down:\n%s", server.Log())
+		if !server.Running() { // a service manager starts it again
+			last := lastLine(server.Log(), "kedge: ")
+			if code, err := server.Wait(time.Second); err != nil || code != 1 || last == "" {
+				t.Fatalf("the server has ended with code %d, %v, while the database was down:\n%s", code, err, server.Log())
+			}
+			t.Logf("the server has ended: %s", last)
+			server = up()
 		}
 		kill = launch()
 		begin := time.Now()
 		eventually(t, "writes to go on", func() (bool, string) {
 			_, err := node.Kubectl(t.Context(), "annotate", "namespace/default", "--overwrite", "at="+time.Now().Format("150405.000"))
+			if err == nil {
+				_, err = a.do(t.Context(), "GET", "/api/v1/namespaces/default/configmaps?limit=1", nil)
+			}
 			return err == nil, lastLine(server.Log(), "Z ")
 		})
 		t.Logf("%s after a stop of %s the API writes again", time.Since(begin).Round(time.Millisecond), down)
