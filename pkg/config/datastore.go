@@ -111,7 +111,7 @@ func SnapshotOptions() []Option {
 		},
 		{
 			Name: "etcd-snapshot-retention", Kind: Int, Default: "5", Category: categorySnapshots,
-			Help: "Keep this `NUMBER` of scheduled snapshots",
+			Help: "Keep this `NUMBER` of scheduled snapshots; 0 keeps all",
 			bind: one(parseRetention, func(s *Server) *int { return &s.Snapshots.Retention }),
 		},
 		{
@@ -198,7 +198,7 @@ func SnapshotOptions() []Option {
 		}),
 		s3("-retention", Option{
 			Kind: Int, Default: "5",
-			Help: "Keep this `NUMBER` of scheduled snapshots in S3",
+			Help: "Keep this `NUMBER` of scheduled snapshots in S3; 0 keeps all",
 			bind: one(parseRetention, func(s *Server) *int { return &s.Snapshots.S3.Retention }),
 		}),
 	}

@@ -124,10 +124,10 @@ func (s *snapshots) work(ctx context.Context) error {
 		case <-again.C:
 			if s.copied(ctx) {
 				retry = firstCopyRetry
-				continue
+			} else {
+				again.Reset(retry)
+				retry = min(2*retry, lastCopyRetry)
 			}
-			again.Reset(retry)
-			retry = min(2*retry, lastCopyRetry)
 			show.Reset(0)
 		case <-due.C:
 			if now := time.Now(); !next.IsZero() && !now.Before(next) {
@@ -259,7 +259,9 @@ func (s *snapshots) publish(ctx context.Context, defined *bool) error {
 	}
 	copies, _, err := s.inBucket(ctx)
 	if err != nil {
-		return err
+		// Those who copy say so, and have this done again when they can.
+		s.log.Debug("the Snapshots in S3 are not up to date", "component", s.Name(), "err", err)
+		return nil
 	}
 	return publish.Sync(ctx, s.client, publish.S3, s.node, copies)
 }

@@ -316,9 +316,12 @@ func (k *Keeper) Prune(ctx context.Context, prefix string, keep int) ([]string, 
 	return gone, k.Delete(gone...)
 }
 
-// Surplus names the oldest snapshots of a prefix and node but for some. The
-// files are the newest first.
+// Surplus names the oldest snapshots of a prefix and node but for some; 0 keeps
+// all. The files are the newest first.
 func Surplus(files []File, prefix, node string, keep int) []string {
+	if keep < 1 {
+		return nil
+	}
 	var names []string
 	for _, f := range files {
 		if f.Prefix != prefix || f.Node != node || f.Damage != "" {

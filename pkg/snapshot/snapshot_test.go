@@ -342,4 +342,7 @@ func TestSurplusCountsOwn(t *testing.T) {
 	if got := Surplus(files, "x", "n", 1); !slices.Equal(got, []string{"d", "e"}) {
 		t.Errorf("surplus is %v", got)
 	}
+	if got := Surplus(files, "x", "n", 0); got != nil {
+		t.Errorf("with all to be kept, surplus is %v", got)
+	}
 }
