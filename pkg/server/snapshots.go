@@ -164,11 +164,12 @@ func (s *snapshots) firstRun(ctx context.Context) time.Time {
 			last = f.Created
 		}
 	}
+	next := s.schedule.Next(now)
 	soon := now.Add(catchUpDelay)
-	if missed := s.schedule.Next(last.Local()); !missed.IsZero() && missed.Before(soon) {
+	if missed := s.schedule.Next(last.Local()); !missed.IsZero() && missed.Before(now) && soon.Before(next) {
 		return soon
 	}
-	return s.schedule.Next(now)
+	return next
 }
 
 func (s *snapshots) scheduled(ctx context.Context) {

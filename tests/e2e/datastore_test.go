@@ -134,6 +134,22 @@ func testDatabase(t *testing.T, db database) {
 		return strings.Contains(server.Log(), "timeline="), lastLine(server.Log(), "Z ")
 	})
 
+	// revive does what a service manager does. A server may end when the database
+	// goes while it starts its controllers, with a line that says why.
+	revive := func() {
+		t.Helper()
+		if server.Running() {
+			return
+		}
+		lines := strings.Split(strings.TrimSpace(server.Log()), "\n")
+		last := lines[len(lines)-1]
+		if code, err := server.Wait(time.Second); err != nil || code != 1 || !strings.HasPrefix(last, "kedge: ") {
+			t.Fatalf("the server has ended with code %d, %v, while the database was down:\n%s", code, err, server.Log())
+		}
+		t.Logf("the server has ended: %s", last)
+		server = up()
+	}
+
 	a := newAPI(t, node)
 	h := &history{known: map[string]string{}}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -146,17 +162,11 @@ func testDatabase(t *testing.T, db database) {
 		time.Sleep(2 * time.Second)
 		kill()
 		time.Sleep(down)
-		if !server.Running() { // a service manager starts it again
-			last := lastLine(server.Log(), "kedge: ")
-			if code, err := server.Wait(time.Second); err != nil || code != 1 || last == "" {
-				t.Fatalf("the server has ended with code %d, %v, while the database was down:\n%s", code, err, server.Log())
-			}
-			t.Logf("the server has ended: %s", last)
-			server = up()
-		}
+		revive()
 		kill = launch()
 		begin := time.Now()
 		eventually(t, "writes to go on", func() (bool, string) {
+			revive()
 			_, err := node.Kubectl(t.Context(), "annotate", "namespace/default", "--overwrite", "at="+time.Now().Format("150405.000"))
 			if err == nil {
 				_, err = a.do(t.Context(), "GET", "/api/v1/namespaces/default/configmaps?limit=1", nil)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
@@ -93,7 +94,8 @@ func TestSnapshotS3(t *testing.T) {
 	broken.Store(false)
 	// The copy is made up for, at the latest after the next start.
 	stop(t, process)
-	if process, err = node.Start("server", "--disable-agent", "--disable=coredns,ingress,metrics-server,local-storage,servicelb"); err != nil {
+	if process, err = node.Start("server", "--disable-agent", "--disable=coredns,ingress,metrics-server,local-storage,servicelb",
+		"--etcd-snapshot-schedule-cron=@every 3s", "--etcd-snapshot-retention=2", "--etcd-s3-retention=1"); err != nil {
 		t.Fatal(err)
 	}
 	if err := process.WaitAPI(t.Context(), limit); err != nil {
@@ -102,6 +104,22 @@ func TestSnapshotS3(t *testing.T) {
 	eventually(t, "the copy that failed", func() (bool, string) {
 		list := snapshot(node, "list").Stdout
 		return strings.Contains(list, "s3://backups/one/"+second+".tar"), list
+	})
+	eventually(t, "a scheduled snapshot to be skipped, as nothing has changed", func() (bool, string) {
+		return strings.Contains(process.Log(), "no snapshot is needed"), lastLine(process.Log(), "snapshots")
+	})
+	for range 3 {
+		if _, err := node.Kubectl(t.Context(), "annotate", "namespace/default", "--overwrite", "at="+time.Now().Format(time.RFC3339Nano)); err != nil {
+			t.Fatal(err)
+		}
+		count := strings.Count(process.Log(), "copied a snapshot")
+		eventually(t, "a scheduled snapshot to be copied", func() (bool, string) {
+			return strings.Count(process.Log(), "copied a snapshot") > count, lastLine(process.Log(), "snapshots")
+		})
+	}
+	eventually(t, "scheduled snapshots to be pruned", func() (bool, string) {
+		list := snapshot(node, "list").Stdout
+		return strings.Count(list, "/snapshots/snapshot-node-") == 2 && strings.Count(list, "/one/snapshot-node-") == 1, list
 	})
 	snapshot(node, "prune", "--name=on-demand", "--etcd-snapshot-retention=1")
 	if list := snapshot(node, "list").Stdout; strings.Contains(list, first) || strings.Count(list, second) != 4 {
