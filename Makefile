@@ -66,9 +66,10 @@ RELEASE_PACKAGES := gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf libc6-dev-arm6
 IMAGE_PACKAGES := buildah
 VM_PACKAGES := debootstrap e2fsprogs qemu-system-x86 qemu-utils
 BROWSER_PACKAGES := chromium fonts-dejavu-core
+DATASTORE_PACKAGES := mariadb-server nats-server postgresql
 LAB_PACKAGES := curl debootstrap openssl tar
 
-.PHONY: help build run test unit e2e vm labs bench lint release release-check artifacts image clean deps release-deps image-deps test-deps images dashboard-test docs FORCE
+.PHONY: help build run test unit e2e datastores vm labs bench lint release release-check artifacts image clean deps release-deps image-deps test-deps images dashboard-test docs FORCE
 
 help: ## list the targets
 	@echo "Kedge $(VERSION) ($(COMMIT), $(TREE))"; echo
@@ -242,7 +243,7 @@ $(LINT): tools/go.mod
 	CGO_ENABLED=0 go -C tools build -o $(abspath $@) github.com/golangci/golangci-lint/v2/cmd/golangci-lint && touch $@
 
 lint: $(LINT) test-deps ## look at the code: golangci-lint, shellcheck
-	$(LINT) run --build-tags '$(TAGS) e2e vm labs' ./...
+	$(LINT) run --build-tags '$(TAGS) e2e vm labs datastores' ./...
 	cd cmd/addons && $(abspath $(LINT)) run ./...
 	shellcheck -x -P SCRIPTDIR install.sh scripts/*.sh tests/vm/*.sh tests/images/debian/*.sh tests/images/debian/files/*.sh .ci/run
 
@@ -261,6 +262,10 @@ images: ## the tests' own container images
 
 e2e: build images ## tests of behaviour: dist/kedge on hosts in namespaces (as root)
 	go test -tags e2e -count=1 -timeout 30m -parallel 4 ./tests/e2e
+
+datastores: build test-deps ## databases outside of Kedge, real ones, stopped and started under load (as root)
+	@$(call install,$(DATASTORE_PACKAGES))
+	go test -tags 'e2e datastores' -count=1 -timeout 30m -run 'TestExternalDatastore$$' ./tests/e2e
 
 vm: build images test-deps ## tests of behaviour in virtual machines with systemd; a quarter of an hour (as root)
 	@$(call install,$(VM_PACKAGES))

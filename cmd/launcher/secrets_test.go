@@ -12,6 +12,8 @@ func TestHideSecrets(t *testing.T) {
 		{"kedge agent --token=s3cret", "KEDGE_TOKEN=old A=1", "kedge agent", "A=1 KEDGE_TOKEN=s3cret"},
 		{"kedge server -t s3cret -agent-token=other", "", "kedge server", "KEDGE_TOKEN=s3cret KEDGE_AGENT_TOKEN=other"},
 		{"kedge install agent --token s3cret", "A=1", "kedge install agent", "A=1 KEDGE_TOKEN=s3cret"},
+		{"kedge server --datastore-endpoint=postgres://a:b@c/d --etcd-s3", "", "kedge server --etcd-s3", "KEDGE_DATASTORE_ENDPOINT=postgres://a:b@c/d"},
+		{"kedge snapshot restore --token s3cret name", "", "kedge snapshot restore name", "KEDGE_TOKEN=s3cret"},
 		{"kedge server --token", "A=1", "kedge server --token", "A=1"},
 		{"kedge server --tokens x token y", "A=1", "kedge server --tokens x token y", "A=1"},
 		{"kedge kubectl --token s3cret", "A=1", "kedge kubectl --token s3cret", "A=1"},

@@ -81,6 +81,7 @@ func newApp(out, errOut io.Writer) *cli.App {
 			certificateCommand(),
 			statusCommand(),
 			doctorCommand(),
+			snapshotCommand(),
 			checkConfigCommand(),
 			installCommand(),
 			upgradeCommand(),

@@ -58,7 +58,7 @@ func runRole(c *cli.Context, logging config.Logging, warnings []string, run func
 	}
 	// The kubelet would tell a service manager that it is ready, too early; and
 	// tokens are not for the programs that are started from here.
-	for _, name := range []string{"NOTIFY_SOCKET", "KEDGE_TOKEN", "KEDGE_AGENT_TOKEN"} {
+	for _, name := range []string{"NOTIFY_SOCKET", "KEDGE_TOKEN", "KEDGE_AGENT_TOKEN", "KEDGE_DATASTORE_ENDPOINT", "KEDGE_ETCD_S3_SECRET_KEY", "KEDGE_ETCD_S3_SESSION_TOKEN"} {
 		if err := os.Unsetenv(name); err != nil {
 			return err
 		}

@@ -41,6 +41,8 @@ type Server struct {
 	Images       Images
 	Kubeconfig   Kubeconfig
 	Join         Join
+	Datastore    Datastore
+	Snapshots    Snapshots
 	DisableAgent bool // run the control plane only, no node
 	Node         Node
 

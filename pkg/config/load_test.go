@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -80,6 +81,7 @@ func TestDefaults(t *testing.T) {
 		ControlPlane: ControlPlane{BindAddress: netip.IPv4Unspecified(), Port: 6443},
 		AddOns:       AddOns{LocalStoragePath: "/var/lib/kedge/storage"},
 		Kubeconfig:   Kubeconfig{Path: "/etc/kedge/kedge.yaml", Mode: 0o600},
+		Snapshots:    defaultSnapshots(),
 		Node:         Node{Name: "host.example", Snapshotter: "overlayfs", PrivateRegistry: "/etc/kedge/registries.yaml"},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -153,7 +155,7 @@ func everyOption() (given map[string][]string, apart []string) {
 		}, []string{
 			// Refused beside options above.
 			"config", "container-runtime-endpoint", "kube-scheduler-arg", "kube-proxy-arg",
-			"token-file", "agent-token-file", "disable-agent",
+			"token-file", "agent-token-file", "disable-agent", "datastore-auto-restore",
 		}
 }
 
@@ -161,6 +163,7 @@ func everyOption() (given map[string][]string, apart []string) {
 func sources(t *testing.T, options []Option) (file string, env []string, flags Flags) {
 	t.Helper()
 	given, apart := everyOption()
+	maps.Copy(given, everyDatastoreOption())
 	var lines strings.Builder
 	flags = Flags{}
 	for _, o := range options {
@@ -256,6 +259,8 @@ func TestEveryOption(t *testing.T) {
 		Images:     Images{EmbeddedRegistry: true, DefaultRegistry: "registry.example.com:5000/mirror"},
 		Kubeconfig: Kubeconfig{Path: "/home/admin/config", Mode: 0o640, Group: "adm"},
 		Join:       Join{Token: "server:secret", AgentToken: "node:secret"},
+		Datastore:  everyDatastore(),
+		Snapshots:  everySnapshots(),
 		Node:       everyNode(),
 	}
 

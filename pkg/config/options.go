@@ -136,7 +136,7 @@ func readLater(*Server, []value) error { return nil }
 // ServerOptions returns the options of the server role, in the order in which
 // a person is shown them.
 func ServerOptions() []Option {
-	return slices.Concat(commonOptions(), tokenOptions(), agentTokenOptions(), clusterOptions(), nodeOptions())
+	return slices.Concat(commonOptions(), tokenOptions(), agentTokenOptions(), clusterOptions(), datastoreOptions(), SnapshotOptions(), nodeOptions())
 }
 
 // AgentOptions returns the options of the agent role, in the order in which a

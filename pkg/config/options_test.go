@@ -88,7 +88,7 @@ func TestNearest(t *testing.T) {
 		"flannel-backned":     "flannel-backend",
 		"flannel":             "",
 		"node-tunnel":         "",
-		"datastore-endpoint":  "",
+		"datastore-endpoints": "datastore-endpoint",
 		"disable-kubeproxy":   "disable-kube-proxy",
 		"write-kubeconfg-mod": "write-kubeconfig-mode",
 	} {

@@ -36,6 +36,9 @@ func (p Paths) Server() string { return filepath.Join(p.DataDir, "server") }
 // DB is the directory of the embedded datastore.
 func (p Paths) DB() string { return filepath.Join(p.Server(), "db") }
 
+// Snapshots is the directory of snapshots unless configured otherwise.
+func (p Paths) Snapshots() string { return filepath.Join(p.DB(), "snapshots") }
+
 // TLS is the directory of the cluster's CAs and the server's certificates.
 func (p Paths) TLS() string { return filepath.Join(p.Server(), "tls") }
 

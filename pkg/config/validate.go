@@ -22,6 +22,7 @@ func (l *loader) derive(hostname func() (string, error)) error {
 		}
 	}
 	s.AddOns.LocalStoragePath = cmp.Or(s.AddOns.LocalStoragePath, s.Paths.Storage())
+	s.Snapshots.Dir = cmp.Or(s.Snapshots.Dir, s.Paths.Snapshots())
 	if len(s.Network.ClusterDNS) == 0 {
 		for _, r := range s.Network.ServiceCIDRs {
 			s.Network.ClusterDNS = append(s.Network.ClusterDNS, nth(r, 10))

@@ -24,6 +24,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/atomicfile"
 	"github.com/kedge-k8s/kedge/pkg/component"
 	"github.com/kedge-k8s/kedge/pkg/config"
+	"github.com/kedge-k8s/kedge/pkg/datastore"
 	"github.com/kedge-k8s/kedge/pkg/pki"
 	"github.com/kedge-k8s/kedge/pkg/probe"
 )
@@ -37,6 +38,7 @@ type APIServerConfig struct {
 	NodePorts        config.NodePortRange
 	ClusterDomain    string
 	Datastore        string // etcd endpoint URL
+	DatastoreTLS     datastore.TLS
 	PKI              pki.Layout
 	ConfigDir        string // for files made from this configuration
 	Profiling        bool
@@ -155,6 +157,15 @@ func (c APIServerConfig) flags() map[string]string {
 		// machine awake for two metrics.
 		"etcd-count-metric-poll-period": "0",
 		"etcd-db-metric-poll-interval":  "0",
+	}
+	for name, file := range map[string]string{
+		"etcd-cafile":   c.DatastoreTLS.CA,
+		"etcd-certfile": c.DatastoreTLS.Client.Cert,
+		"etcd-keyfile":  c.DatastoreTLS.Client.Key,
+	} {
+		if file != "" {
+			flags[name] = file
+		}
 	}
 	if c.ownAuthentication() {
 		flags["authentication-config"] = c.authenticationConfig()

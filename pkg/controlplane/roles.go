@@ -44,6 +44,8 @@ const (
 	LocalStorageUser = "system:kedge:local-storage"
 	// ServiceLBUser gives Services the addresses of nodes.
 	ServiceLBUser = "system:kedge:servicelb"
+	// SnapshotsUser shows the snapshots of the datastore as objects.
+	SnapshotsUser = "system:kedge:snapshots"
 	// NodeHostsUser tells CoreDNS where the nodes are.
 	NodeHostsUser = "system:kedge:node-hosts"
 )
@@ -100,6 +102,14 @@ var roles = []rbacv1.ClusterRole{
 			{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list", "watch"}},
 		},
 	},
+	{
+		ObjectMeta: metav1.ObjectMeta{Name: SnapshotsUser},
+		Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{"kedge.io"}, Resources: []string{"snapshots"}, Verbs: []string{"list", "create", "patch", "delete"}},
+			{APIGroups: []string{"apiextensions.k8s.io"}, Resources: []string{"customresourcedefinitions"}, Verbs: []string{"create"}},
+			{APIGroups: []string{"apiextensions.k8s.io"}, Resources: []string{"customresourcedefinitions"}, ResourceNames: []string{"snapshots.kedge.io"}, Verbs: []string{"patch"}},
+		},
+	},
 }
 
 // namespaceRoles are Kedge's own roles in single namespaces.
@@ -122,6 +132,12 @@ var namespaceRoles = map[string][]rbacv1.Role{
 			{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{localpath.ConfigMapName}, Verbs: []string{"get"}},
 		},
 	}, {
+		// The Secret, and the ConfigMap with authorities, that say how to reach S3.
+		ObjectMeta: metav1.ObjectMeta{Name: SnapshotsUser, Namespace: metav1.NamespaceSystem},
+		Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"secrets", "configmaps"}, Verbs: []string{"get"}},
+		},
+	}, {
 		ObjectMeta: metav1.ObjectMeta{Name: NodeHostsUser, Namespace: metav1.NamespaceSystem},
 		Rules: []rbacv1.PolicyRule{
 			{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{nodehosts.ConfigMap}, Verbs: []string{"create", "patch"}},
@@ -134,6 +150,7 @@ var namespaceBindings = map[string][]rbacv1.RoleBinding{
 		bindSystem(JoinUser, rbacv1.UserKind),
 		bindSystem(LocalStorageUser, rbacv1.UserKind),
 		bindSystem(NodeHostsUser, rbacv1.UserKind),
+		bindSystem(SnapshotsUser, rbacv1.UserKind),
 		bindSystem(join.AgentGroup, rbacv1.GroupKind),
 	},
 }
@@ -158,6 +175,7 @@ var bindings = []rbacv1.ClusterRoleBinding{
 	bind(LocalStorageUser, LocalStorageUser, rbacv1.UserKind, LocalStorageUser),
 	bind(ServiceLBUser, ServiceLBUser, rbacv1.UserKind, ServiceLBUser),
 	bind(NodeHostsUser, NodeHostsUser, rbacv1.UserKind, NodeHostsUser),
+	bind(SnapshotsUser, SnapshotsUser, rbacv1.UserKind, SnapshotsUser),
 }
 
 func bind(name, role, kind, subject string) rbacv1.ClusterRoleBinding {

@@ -211,6 +211,15 @@ func componentOf(file string) string {
 	return "kubernetes"
 }
 
+// withoutRequest leaves out what kine says of a write that failed: all of it, the
+// content of Secrets too. The error itself is the answer, which others log.
+func withoutRequest(message string) string {
+	if strings.HasPrefix(message, "error in txn ") || strings.HasPrefix(message, "error in put ") {
+		return "a write to the datastore failed"
+	}
+	return message
+}
+
 type logrusHook struct{ next slog.Handler }
 
 func (logrusHook) Levels() []logrus.Level { return logrus.AllLevels }
@@ -226,7 +235,7 @@ func (l logrusHook) Fire(e *logrus.Entry) error {
 	if !l.next.Enabled(context.Background(), level) {
 		return nil
 	}
-	r := slog.NewRecord(e.Time, level, e.Message, 0)
+	r := slog.NewRecord(e.Time, level, withoutRequest(e.Message), 0)
 	file := ""
 	if e.Caller != nil {
 		file = e.Caller.File

@@ -58,6 +58,7 @@ func (s *Server) identities() map[string]pki.Request {
 		"join":                    {CommonName: controlplane.JoinUser},
 		localpath.AddOn:           {CommonName: controlplane.LocalStorageUser},
 		"servicelb":               {CommonName: controlplane.ServiceLBUser},
+		"snapshots":               {CommonName: controlplane.SnapshotsUser},
 		"node-hosts":              {CommonName: controlplane.NodeHostsUser},
 		"agent":                   {CommonName: join.AgentUser(s.node.Name()), Organization: []string{join.AgentGroup}},
 		"kubelet":                 {CommonName: "system:node:" + s.node.Name(), Organization: []string{"system:nodes"}},

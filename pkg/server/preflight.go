@@ -8,7 +8,6 @@ import (
 
 	"github.com/kedge-k8s/kedge/pkg/agent"
 	"github.com/kedge-k8s/kedge/pkg/config"
-	"github.com/kedge-k8s/kedge/pkg/datastore"
 	"github.com/kedge-k8s/kedge/pkg/hostcheck"
 )
 
@@ -35,7 +34,7 @@ func (s *Server) preflight(ctx context.Context) error {
 	if err := s.dir().Check(); err != nil {
 		return err
 	}
-	if err := datastore.CheckSQLite(ctx, filepath.Join(s.config.Paths.DB(), "state.db")); err != nil {
+	if err := s.checkDatastore(ctx); err != nil {
 		return err
 	}
 	if !s.config.DisableAgent {

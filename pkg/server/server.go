@@ -36,6 +36,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/metrics"
 	"github.com/kedge-k8s/kedge/pkg/nodehosts"
 	"github.com/kedge-k8s/kedge/pkg/pki"
+	"github.com/kedge-k8s/kedge/pkg/snapshot"
 	"github.com/kedge-k8s/kedge/pkg/status"
 	"github.com/kedge-k8s/kedge/pkg/tunnel"
 	"github.com/kedge-k8s/kedge/pkg/version"
@@ -57,6 +58,9 @@ type Server struct {
 	// Ready is called once, when the node is Ready, or the control plane of a
 	// server without one.
 	Ready func()
+
+	damage      *datastore.DamagedError // found before the start
+	restoreFrom snapshot.File           // the snapshot to go back to for it
 }
 
 // Gate holds back what the libraries complain about while parts start and
@@ -92,6 +96,9 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	}
 	defer release()
+	if err := s.repairDatastore(ctx); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(config.RuntimeDir, 0o755); err != nil {
 		return err
 	}
@@ -124,7 +131,7 @@ func (s *Server) components() ([]component.Component, error) {
 	if err != nil {
 		return nil, err
 	}
-	store := datastore.NewSQLite(c.Paths.DB(), filepath.Join(config.RuntimeDir, "datastore.sock"))
+	store := s.newStore()
 	own := s.node.Name()
 	if c.DisableAgent {
 		own = ""
@@ -142,6 +149,7 @@ func (s *Server) components() ([]component.Component, error) {
 		NodePorts:        c.Network.NodePorts,
 		ClusterDomain:    c.Network.ClusterDomain,
 		Datastore:        store.Endpoint(),
+		DatastoreTLS:     store.TLS(),
 		PKI:              s.layout,
 		ConfigDir:        filepath.Join(c.Paths.Server(), "etc"),
 		Profiling:        c.ControlPlane.EnablePprof,
@@ -195,6 +203,11 @@ func (s *Server) components() ([]component.Component, error) {
 			Kubeconfig: s.layout.Kubeconfig("addons"),
 			Log:        s.log,
 		}),
+	}
+	if c.Datastore.Endpoint != "" {
+		noSnapshots(commands)
+	} else {
+		components = append(components, s.newSnapshots(commands))
 	}
 	if !slices.Contains(c.AddOns.Disabled, "coredns") {
 		components = append(components, nodehosts.NewController(s.layout.Kubeconfig("node-hosts"), s.log))

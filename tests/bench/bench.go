@@ -110,6 +110,9 @@ func (b *bench) all(ctx context.Context) {
 		if b.wants("addons") {
 			b.one(ctx, kedgeSide, i, (*run).addons)
 		}
+		if b.wants(sqliteGroup) {
+			b.one(ctx, kedgeSide, i, (*run).sqlite)
+		}
 		if b.wants(scaleGroup) {
 			for _, nodes := range b.options.nodes {
 				b.one(ctx, kedgeSide, i, func(r *run, ctx context.Context) error { return r.scale(ctx, nodes) })

@@ -20,6 +20,9 @@
 // machine and take most of its processors while they start: how much they take is
 // in the table.
 //
+// The group sqlite, which only runs when it is asked for, updates objects many times
+// over, and looks at how large the database gets, and at how much is written.
+//
 // A measure is of the clock of this machine: what else runs on it is in there.
 package main
 
@@ -43,14 +46,16 @@ import (
 )
 
 type options struct {
-	runs   int
-	idle   time.Duration
-	only   []string
-	nodes  []int
-	stock  bool
-	json   string
-	binary string
-	keep   bool
+	runs  int
+	idle  time.Duration
+	only  []string
+	nodes []int
+	// updates is how many there are of objects in SQLite
+	updates int
+	stock   bool
+	json    string
+	binary  string
+	keep    bool
 	// profiles is the directory for the server's at scale; empty: don't profile
 	profiles string
 }
@@ -60,7 +65,7 @@ func parse(args []string) (options, error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.IntVar(&o.runs, "runs", 5, "runs of each side")
 	flags.DurationVar(&o.idle, "idle", 2*time.Minute, "how long to idle")
-	flags.Func("only", "`measures` to make, of "+strings.Join(groups(), ",")+" (default: all but "+scaleGroup+")", func(value string) error {
+	flags.Func("only", "`measures` to make, of "+strings.Join(groups(), ",")+" (default: all but "+strings.Join(longGroups, ", ")+")", func(value string) error {
 		o.only = strings.Split(value, ",")
 		for _, name := range o.only {
 			if !slices.Contains(groups(), name) {
@@ -73,6 +78,7 @@ func parse(args []string) (options, error) {
 		o.nodes, err = parseNodes(value)
 		return err
 	})
+	flags.IntVar(&o.updates, "updates", 200_000, "updates of objects for sqlite")
 	flags.BoolVar(&o.stock, "stock", true, "measure the stock stack, too")
 	flags.StringVar(&o.json, "json", "build/bench.json", "`file` for all values")
 	flags.StringVar(&o.binary, "bin", "dist/kedge", "`file` of Kedge")
@@ -83,6 +89,9 @@ func parse(args []string) (options, error) {
 	}
 	if flags.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	if o.updates < 10 {
+		return o, errors.New("-updates must be 10 or more")
 	}
 	if o.runs < 1 {
 		return o, errors.New("-runs must be 1 or more")

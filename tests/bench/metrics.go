@@ -90,7 +90,7 @@ func metrics(nodes []int) []metric {
 		}
 	}
 	before := slices.IndexFunc(all, func(m metric) bool { return m.Group == "pods" })
-	return append(slices.Insert(all, before, load...), scaleMetrics(nodes)...)
+	return slices.Concat(slices.Insert(all, before, load...), sqliteMetrics(), scaleMetrics(nodes))
 }
 
 func plural(n int, what string) string {
@@ -111,9 +111,12 @@ func groups() []string {
 	return names
 }
 
+// longGroups take a quarter of an hour or more alone.
+var longGroups = []string{scaleGroup, sqliteGroup}
+
 // defaultGroups are those that don't take a quarter of an hour alone.
 func defaultGroups() []string {
-	return slices.DeleteFunc(groups(), func(name string) bool { return name == scaleGroup })
+	return slices.DeleteFunc(groups(), func(name string) bool { return slices.Contains(longGroups, name) })
 }
 
 // series is what the runs of one side gave for one metric.

@@ -1,0 +1,108 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/kedge-k8s/kedge/pkg/component"
+	"github.com/kedge-k8s/kedge/pkg/config"
+	"github.com/kedge-k8s/kedge/pkg/datastore"
+	"github.com/kedge-k8s/kedge/pkg/pki"
+	"github.com/kedge-k8s/kedge/pkg/snapshot"
+	"github.com/kedge-k8s/kedge/pkg/token"
+)
+
+// store is where the cluster's state is kept, as a component.
+type store interface {
+	component.Component
+	// Endpoint is the etcd endpoint that the apiserver is given.
+	Endpoint() string
+	// TLS is what the apiserver connects with.
+	TLS() datastore.TLS
+}
+
+func (s *Server) newStore() store {
+	socket := filepath.Join(config.RuntimeDir, "datastore.sock")
+	if d := s.config.Datastore; d.Endpoint != "" {
+		tls := datastore.TLS{CA: d.CAFile, Client: pki.KeyPair{Cert: d.CertFile, Key: d.KeyFile}}
+		return datastore.NewExternal(d.Endpoint.Reveal(), tls, socket, s.log)
+	}
+	return datastore.NewSQLite(s.config.Paths.DB(), socket, s.log)
+}
+
+// newKeeper looks after the snapshots of a server in a directory.
+func (s *Server) newKeeper(dir string) *snapshot.Keeper {
+	return snapshot.NewKeeper(snapshot.Options{
+		Dir:       dir,
+		ServerDir: s.config.Paths.Server(),
+		Node:      s.node.Name(),
+		Datastore: datastore.NewSQLiteFile(s.config.Paths.DB()),
+		Log:       s.log,
+	})
+}
+
+// checkDatastore refuses a datastore that can't be used, and changes nothing. A
+// damaged one is to be repaired if the user wants it so.
+func (s *Server) checkDatastore(ctx context.Context) error {
+	if s.config.Datastore.Endpoint != "" {
+		return nil // its component waits for it
+	}
+	if err := snapshot.Interrupted(s.config.Paths.Server()); err != nil {
+		return err
+	}
+	err := datastore.NewSQLiteFile(s.config.Paths.DB()).Check(ctx)
+	var damaged *datastore.DamagedError
+	if !errors.As(err, &damaged) {
+		return err
+	}
+	dir := s.config.Snapshots.Dir
+	last, listErr := s.newKeeper(dir).LastGood(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case listErr != nil:
+		return fmt.Errorf("%w (and the snapshots can't be read: %w): put a backup of it in its place, or move it (and its -wal and -shm files) away to start with an empty cluster", err, listErr)
+	case last.Name == "":
+		return fmt.Errorf("%w, and there is no good snapshot in %s: put a backup of it in its place, or move it (and its -wal and -shm files) away to start with an empty cluster", err, dir)
+	case !s.config.Datastore.AutoRestore:
+		return fmt.Errorf("%w; the last good backup is the snapshot of %s: go back to it with kedge snapshot restore %s, which keeps the damaged file aside (--datastore-auto-restore does it by itself)", err, last.Created.Format("2006-01-02 15:04:05 MST"), last.Name)
+	}
+	s.damage, s.restoreFrom = damaged, last
+	return nil
+}
+
+// repairDatastore goes back to the last good snapshot if the datastore was found
+// damaged.
+func (s *Server) repairDatastore(ctx context.Context) error {
+	if s.damage == nil {
+		return nil
+	}
+	own, err := s.ownToken()
+	if err != nil {
+		return fmt.Errorf("%w; going back to snapshot %s: %w", s.damage, s.restoreFrom.Name, err)
+	}
+	keeper := s.newKeeper(s.config.Snapshots.Dir)
+	path, err := keeper.Path(s.restoreFrom.Name)
+	if err != nil {
+		return err
+	}
+	restored, err := keeper.Restore(ctx, path, own)
+	if err != nil {
+		return fmt.Errorf("%w; going back to snapshot %s: %w", s.damage, s.restoreFrom.Name, err)
+	}
+	s.log.Error("the datastore was damaged: went back to the last good snapshot; what was written since is lost",
+		"component", "datastore", "damage", s.damage.Err, "snapshot", restored.Name, "taken", restored.Created, "damaged file", restored.Aside)
+	return nil
+}
+
+// ownToken is the server's token before the components run.
+func (s *Server) ownToken() (token.Token, error) {
+	own, _, err := token.ReadFile(s.config.Paths.Token())
+	if errors.Is(err, os.ErrNotExist) && s.config.Join.Token != "" {
+		return token.Parse(s.config.Join.Token.Reveal())
+	}
+	return own, err
+}

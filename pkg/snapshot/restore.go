@@ -1,0 +1,187 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/kedge-k8s/kedge/pkg/atomicfile"
+	"github.com/kedge-k8s/kedge/pkg/token"
+	"github.com/kedge-k8s/kedge/pkg/version"
+)
+
+// Verify reads a snapshot from end to end and says whether a restore would
+// find all it needs. Without a token it can't look into the secrets.
+func (k *Keeper) Verify(ctx context.Context, path string, own token.Token) (File, error) {
+	work, remove, err := k.workDir()
+	if err != nil {
+		return File{}, err
+	}
+	defer remove()
+	c, err := k.unpack(ctx, path, filepath.Join(work, "datastore"))
+	if err != nil {
+		return File{}, err
+	}
+	if own.Secret() != "" {
+		if _, err := c.open(own); err != nil {
+			return File{}, fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return describe(c.info, path)
+}
+
+// LastGood is the newest snapshot in the directory that is whole; the zero
+// File if there is none.
+func (k *Keeper) LastGood(ctx context.Context) (File, error) {
+	files, err := k.List(ctx)
+	if err != nil {
+		return File{}, err
+	}
+	for _, f := range files {
+		if f.Damage != "" || f.Datastore != k.options.Datastore.Kind() {
+			continue
+		}
+		path, err := k.Path(f.Name)
+		if err != nil {
+			continue
+		}
+		if _, err := k.Verify(ctx, path, token.Token{}); err == nil {
+			return f, nil
+		}
+		if ctx.Err() != nil {
+			return File{}, ctx.Err()
+		}
+	}
+	return File{}, nil
+}
+
+// Restored says what a restore has done.
+type Restored struct {
+	Info
+
+	Aside string `json:"aside"` // directory of what was there before; empty: there was nothing
+}
+
+// Restore makes the server that a snapshot was taken of: nobody uses its
+// directory meanwhile. What was there is moved aside, never deleted. Cut short,
+// it can be done again.
+func (k *Keeper) Restore(ctx context.Context, path string, own token.Token) (Restored, error) {
+	o := k.options
+	if err := os.MkdirAll(o.ServerDir, 0o700); err != nil {
+		return Restored{}, err
+	}
+	work, remove, err := k.workDir()
+	if err != nil {
+		return Restored{}, err
+	}
+	defer remove()
+	datastore := filepath.Join(work, "datastore")
+	c, err := k.unpack(ctx, path, datastore)
+	if err != nil {
+		return Restored{}, err
+	}
+	if version.Newer(c.info.Version, version.Version) {
+		return Restored{}, fmt.Errorf("%s was taken by Kedge %s, and this is %s, which is older: install %s or newer", path, c.info.Version, version.Version, c.info.Version)
+	}
+	files, err := c.open(own)
+	if err != nil {
+		return Restored{}, fmt.Errorf("%s: %w", path, err)
+	}
+	aside := filepath.Join(o.ServerDir, "before-restore-"+time.Now().UTC().Format("20060102-150405"))
+	for n := 2; exists(aside); n++ {
+		aside = fmt.Sprintf("%s-%d", aside, n)
+	}
+	// Half a restore may look like a new machine, or mix two clusters.
+	if err := atomicfile.Write(markerOf(o.ServerDir), []byte(path+"\n"), 0o600); err != nil {
+		return Restored{}, err
+	}
+	if err := put(files, o.ServerDir, aside); err != nil {
+		return Restored{}, fmt.Errorf("restore %s: %w", path, err)
+	}
+	if err := o.Datastore.Install(ctx, datastore, filepath.Join(aside, "db")); err != nil {
+		return Restored{}, fmt.Errorf("restore %s: %w", path, err)
+	}
+	if err := os.Remove(markerOf(o.ServerDir)); err != nil {
+		return Restored{}, err
+	}
+	if err := syncDir(o.ServerDir); err != nil {
+		return Restored{}, err
+	}
+	restored := Restored{Info: c.info}
+	if exists(aside) {
+		restored.Aside = aside
+	}
+	return restored, nil
+}
+
+func markerOf(serverDir string) string { return filepath.Join(serverDir, "restoring") }
+
+// Interrupted returns an error if a restore into the server's directory was cut
+// short.
+func Interrupted(serverDir string) error {
+	text, err := os.ReadFile(markerOf(serverDir))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("a restore was cut short: do it again with kedge snapshot restore %s", strings.TrimSpace(string(text)))
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// open decrypts the secrets.
+func (c content) open(own token.Token) ([]kept, error) {
+	if own.CAHash != "" && own.CAHash != c.info.CAHash {
+		return nil, errors.New("the token is another cluster's")
+	}
+	plain, err := unseal(c.secrets, own.Secret(), c.sum)
+	if err != nil {
+		return nil, err
+	}
+	return decode(plain)
+}
+
+// unpack checks a whole snapshot and writes its datastore to a file.
+func (k *Keeper) unpack(ctx context.Context, path, to string) (content, error) {
+	file, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return content{}, err
+	}
+	c, err := readArchive(ctx, path, file)
+	if err == nil {
+		err = file.Sync()
+	}
+	if err := errors.Join(err, file.Close()); err != nil {
+		return content{}, fmt.Errorf("%s: %w", path, err)
+	}
+	if kind := k.options.Datastore.Kind(); c.info.Datastore != kind {
+		return content{}, fmt.Errorf("%s: the snapshot is of a datastore of kind %s, and this server's is %s", path, c.info.Datastore, kind)
+	}
+	if err := k.options.Datastore.CheckCopy(ctx, to); err != nil {
+		return content{}, fmt.Errorf("%s: %w: %w", path, errDamaged, err)
+	}
+	return c, nil
+}
+
+// workDir makes a directory for the time of one job, on the file system of the
+// datastore.
+func (k *Keeper) workDir() (dir string, remove func(), err error) {
+	parent := k.options.ServerDir
+	if !exists(parent) {
+		parent = os.TempDir()
+	}
+	dir, err = os.MkdirTemp(parent, ".snapshot-")
+	if err != nil {
+		return "", nil, fmt.Errorf("make room to unpack the snapshot: %w", err)
+	}
+	return dir, func() { _ = os.RemoveAll(dir) }, nil
+}

@@ -1,0 +1,348 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kedge-k8s/kedge/pkg/token"
+)
+
+// textStore is a datastore of one file without a format.
+type textStore struct{ path string }
+
+func (textStore) Kind() string { return "text" }
+
+func (s textStore) State(context.Context) (string, error) {
+	text, err := os.ReadFile(s.path)
+	return string(text), err
+}
+
+func (s textStore) Backup(_ context.Context, file string) error {
+	text, err := os.ReadFile(s.path)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, text, 0o600)
+}
+
+func (textStore) CheckCopy(context.Context, string) error { return nil }
+
+func (s textStore) Install(_ context.Context, file, aside string) error {
+	if _, err := os.Stat(s.path); err == nil {
+		if err := os.MkdirAll(aside, 0o700); err != nil {
+			return err
+		}
+		if err := os.Rename(s.path, filepath.Join(aside, "text")); err != nil {
+			return err
+		}
+	}
+	return os.Rename(file, s.path)
+}
+
+type machine struct {
+	*Keeper
+
+	t   *testing.T
+	dir string
+}
+
+func newMachine(t *testing.T) machine {
+	t.Helper()
+	dir := t.TempDir()
+	keeper := NewKeeper(Options{
+		Dir: filepath.Join(dir, "snapshots"), ServerDir: filepath.Join(dir, "server"), Node: "node",
+		Datastore: textStore{filepath.Join(dir, "server", "text")}, Log: slog.New(slog.DiscardHandler),
+	})
+	keeper.rounds = 1000 // of a key's derivation, which is to take its time
+	return machine{t: t, dir: dir, Keeper: keeper}
+}
+
+// newServer is a machine on which a server has run.
+func newServer(t *testing.T) machine {
+	t.Helper()
+	m := newMachine(t)
+	for name, content := range map[string]string{
+		"text":                    strings.Repeat("what the cluster knows\n", 1000),
+		"token":                   "server:s3cret\n",
+		"agent-token":             "node:other\n",
+		"tls/server-ca.crt":       "certificate",
+		"tls/server-ca.key":       "key of the authority",
+		"tls/etcd/peer-ca.key":    "key of another",
+		"tls/service.key":         "key of service accounts",
+		"tls/client-admin.key":    "left out",
+		"tls/server-ca.key.new":   "left out",
+		"cred/encryption.json":    "key of secrets",
+		"cred/admin.kubeconfig":   "left out",
+		"manifests/mine.yaml":     "mine",
+		"manifests/sub/deep.yaml": "deep",
+		"db/state.db":             "left out",
+		"lock":                    "left out",
+	} {
+		m.write(name, content)
+	}
+	return m
+}
+
+func (m machine) write(name, content string) {
+	m.t.Helper()
+	path := filepath.Join(m.dir, "server", name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		m.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+func (m machine) read(name string) string {
+	text, err := os.ReadFile(filepath.Join(m.dir, "server", name))
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+func (m machine) save(r Request) File {
+	m.t.Helper()
+	file, err := m.Save(m.t.Context(), r)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return file
+}
+
+func (m machine) path(f File) string { return strings.TrimPrefix(f.Location, "file://") }
+
+func parse(t *testing.T, text string) token.Token {
+	t.Helper()
+	own, err := token.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return own
+}
+
+func TestRestoreOnBareMachine(t *testing.T) {
+	for _, compress := range []bool{false, true} {
+		server, bare := newServer(t), newMachine(t)
+		file := server.save(Request{Prefix: "x", Compress: compress})
+		if !strings.HasPrefix(file.Name, "x-node-") || !strings.HasSuffix(file.Location, extension(compress)) {
+			t.Errorf("the snapshot is %+v", file)
+		}
+		if info, err := os.Stat(server.path(file)); err != nil || info.Mode().Perm() != 0o600 || info.Size() != file.Size {
+			t.Errorf("the file is %v, %v", info, err)
+		}
+		content, err := os.ReadFile(server.path(file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, secret := range []string{"s3cret", "key of"} {
+			if !compress && strings.Contains(string(content), secret) {
+				t.Errorf("%q is in the snapshot", secret)
+			}
+		}
+		restored, err := bare.Restore(t.Context(), server.path(file), parse(t, "s3cret"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if restored.Aside != "" || restored.Name != file.Name {
+			t.Errorf("restored %+v", restored)
+		}
+		for _, name := range []string{"text", "token", "agent-token", "tls/server-ca.crt", "tls/server-ca.key", "tls/etcd/peer-ca.key", "tls/service.key", "cred/encryption.json", "manifests/mine.yaml", "manifests/sub/deep.yaml"} {
+			if bare.read(name) != server.read(name) {
+				t.Errorf("%s is %q", name, bare.read(name))
+			}
+		}
+		for _, name := range []string{"tls/client-admin.key", "tls/server-ca.key.new", "cred/admin.kubeconfig", "db/state.db", "lock", "restoring"} {
+			if _, err := os.Stat(filepath.Join(bare.dir, "server", name)); err == nil {
+				t.Errorf("%s is there", name)
+			}
+		}
+	}
+}
+
+func TestRestoreKeepsWhatWasThere(t *testing.T) {
+	m := newServer(t)
+	file := m.save(Request{Prefix: "x"})
+	m.write("text", "later")
+	m.write("tls/service.key", "another key")
+	m.write("manifests/mine.yaml", "edited")
+	restored, err := m.Restore(t.Context(), m.path(file), parse(t, "server:s3cret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	aside, err := filepath.Rel(filepath.Join(m.dir, "server"), restored.Aside)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.read(aside+"/db/text") != "later" || m.read(aside+"/tls/service.key") != "another key" {
+		t.Error("what was there is lost")
+	}
+	if m.read("tls/service.key") != "key of service accounts" || m.read("manifests/mine.yaml") != "edited" {
+		t.Errorf("the key is %q, the manifest %q", m.read("tls/service.key"), m.read("manifests/mine.yaml"))
+	}
+}
+
+func TestRestoreRefuses(t *testing.T) {
+	server := newServer(t)
+	file := server.save(Request{Prefix: "x"})
+	other := "K10" + strings.Repeat("0", 64) + "::server:s3cret"
+	for text, want := range map[string]string{"other": ErrWrongToken.Error(), other: "another cluster's"} {
+		bare := newMachine(t)
+		if _, err := bare.Restore(t.Context(), server.path(file), parse(t, text)); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("with the token %s: %v", text, err)
+		}
+		if entries, _ := os.ReadDir(filepath.Join(bare.dir, "server")); len(entries) > 0 {
+			t.Errorf("it left %v", entries)
+		}
+	}
+}
+
+func TestInterruptedRestore(t *testing.T) {
+	m := newServer(t)
+	if err := Interrupted(filepath.Join(m.dir, "server")); err != nil {
+		t.Error(err)
+	}
+	file := m.save(Request{Prefix: "x"})
+	m.write("restoring", "/backup/one.tar\n")
+	if err := Interrupted(filepath.Join(m.dir, "server")); err == nil || !strings.Contains(err.Error(), "restore /backup/one.tar") {
+		t.Errorf("it was interrupted: %v", err)
+	}
+	if _, err := m.Restore(t.Context(), m.path(file), parse(t, "s3cret")); err != nil {
+		t.Fatal(err)
+	}
+	if err := Interrupted(filepath.Join(m.dir, "server")); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDamage changes a snapshot in every place, and cuts it everywhere.
+func TestDamage(t *testing.T) {
+	for _, compress := range []bool{false, true} {
+		m := newServer(t)
+		m.write("text", "what the cluster knows")
+		file := m.save(Request{Prefix: "x", Compress: compress})
+		whole, err := os.ReadFile(m.path(file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		damaged := filepath.Join(m.dir, "damaged.tar")
+		undetected := 0
+		for i := 0; i < len(whole); i += 7 {
+			flipped := slices.Clone(whole)
+			flipped[i] ^= 0x10
+			for _, content := range [][]byte{flipped, whole[:i]} {
+				if err := os.WriteFile(damaged, content, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				c, err := m.unpack(t.Context(), damaged, filepath.Join(m.dir, "out"))
+				_ = os.Remove(filepath.Join(m.dir, "out"))
+				if err == nil && (c.info != file.Info || c.sum == "") {
+					t.Fatalf("byte %d of %d: it passes with other content", i, len(whole))
+				}
+				if err == nil {
+					undetected++ // padding
+				} else if !errors.Is(err, errDamaged) && !errors.Is(err, errNewer) {
+					t.Fatalf("byte %d: %v", i, err)
+				}
+			}
+		}
+		if undetected > len(whole)/4 {
+			t.Errorf("%d of %d changes pass", undetected, 2*len(whole)/7)
+		}
+	}
+}
+
+func TestSkipUnchanged(t *testing.T) {
+	m := newServer(t)
+	first := m.save(Request{Prefix: "x", SkipUnchanged: true})
+	if file, err := m.Save(t.Context(), Request{Prefix: "x", SkipUnchanged: true}); !errors.Is(err, ErrUnchanged) || file.Name != first.Name {
+		t.Errorf("unchanged: %+v, %v", file, err)
+	}
+	m.save(Request{Prefix: "x"})
+	m.write("text", "changed")
+	m.save(Request{Prefix: "x", SkipUnchanged: true})
+	if files, err := m.List(t.Context()); err != nil || len(files) != 3 {
+		t.Errorf("there are %d snapshots, %v", len(files), err)
+	}
+}
+
+func TestListAndPrune(t *testing.T) {
+	m := newServer(t)
+	var names []string
+	for range 4 { // in one second
+		names = append(names, m.save(Request{Prefix: "x"}).Name)
+	}
+	other := m.save(Request{Prefix: "other", Compress: true})
+	for name, content := range map[string]string{"broken.tar": "no archive", ".hidden.tar": "", "note.txt": ""} {
+		if err := os.WriteFile(filepath.Join(m.dir, "snapshots", name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(m.dir, "snapshots", ".work-1"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	files, err := m.List(t.Context())
+	if err != nil || len(files) != 6 || files[5].Name != "broken" || files[5].Damage == "" {
+		t.Fatalf("the list is %+v, %v", files, err)
+	}
+	gone, err := m.Prune(t.Context(), "x", 2)
+	if err != nil || !slices.Equal(gone, []string{names[1], names[0]}) {
+		t.Errorf("pruned %v of %v, %v", gone, names, err)
+	}
+	if good, err := m.LastGood(t.Context()); err != nil || good.Name != files[0].Name {
+		t.Errorf("the last good one is %s, %v", good.Name, err)
+	}
+	for _, name := range []string{names[0], "../server/token", "", "x"} {
+		if err := m.Delete(other.Name, name); err == nil || !strings.Contains(err.Error(), "there is no snapshot") {
+			t.Errorf("deleting %q gives %v", name, err)
+		}
+	}
+	if err := m.Delete(other.Name, names[3]+".tar"); err != nil {
+		t.Error(err)
+	}
+	m.save(Request{Prefix: "y"})
+	if left, _ := filepath.Glob(filepath.Join(m.dir, "snapshots", ".work-*")); len(left) > 0 {
+		t.Errorf("%v are left", left)
+	}
+}
+
+func TestLastGoodPassesDamaged(t *testing.T) {
+	m := newServer(t)
+	older := m.save(Request{Prefix: "x"})
+	newer := m.save(Request{Prefix: "x"})
+	if err := os.Truncate(m.path(newer), newer.Size-2048); err != nil {
+		t.Fatal(err)
+	}
+	if good, err := m.LastGood(t.Context()); err != nil || good.Name != older.Name {
+		t.Errorf("the last good one is %q, %v", good.Name, err)
+	}
+}
+
+func TestCheckPrefix(t *testing.T) {
+	for prefix, good := range map[string]bool{"a": true, "on-demand": true, "v1.2": true, "": false, "-a": false, "A": false, "a/b": false, strings.Repeat("a", 64): false} {
+		if err := CheckPrefix(prefix); (err == nil) != good {
+			t.Errorf("%q: %v", prefix, err)
+		}
+	}
+}
+
+func TestSurplusCountsOwn(t *testing.T) {
+	file := func(name, prefix, node string) File {
+		return File{Info: Info{Name: name, Prefix: prefix, Node: node, Created: time.Unix(1, 0)}}
+	}
+	files := []File{file("a", "x", "n"), file("b", "x", "other"), file("c", "y", "n"), file("d", "x", "n"), file("e", "x", "n")}
+	if got := Surplus(files, "x", "n", 1); !slices.Equal(got, []string{"d", "e"}) {
+		t.Errorf("surplus is %v", got)
+	}
+	if got := Surplus(files, "x", "n", 0); got != nil {
+		t.Errorf("with all to be kept, surplus is %v", got)
+	}
+}
