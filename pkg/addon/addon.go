@@ -21,7 +21,10 @@ type Config struct {
 	Disabled   []string          // packaged add-ons that are not deployed
 	Variables  map[string]string // values of ${NAME} in packaged manifests
 	Kubeconfig string
-	Log        *slog.Logger
+	// Server is the name of this one of several servers, each of which has a
+	// directory of its own; empty: it is the only one.
+	Server string
+	Log    *slog.Logger
 }
 
 // Deployer deploys the manifests as a component.
@@ -52,6 +55,6 @@ func (d *Deployer) Start(context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.run.Run(newController(d.config.Dir, packaged, client, log).Run)
+	d.run.Run(newController(d.config.Dir, d.config.Server, packaged, client, log).Run)
 	return nil
 }

@@ -56,6 +56,7 @@ type Node struct {
 	id          string // in the node's name; empty: none
 	network     *flannel.Network
 	volumes     *volumes
+	kubelet     *node.Kubelet
 }
 
 // NewNode makes the node that a configuration describes.
@@ -108,6 +109,10 @@ func (n *Node) podCIDRs() []netip.Prefix {
 // Volumes are the directories of local volumes on this node, once it has its
 // components.
 func (n *Node) Volumes() localpath.Directories { return n.volumes }
+
+// ReclaimVolumes gives the node's volume plugins back to its kubelet after
+// controllers have started in this process; see node.Kubelet.
+func (n *Node) ReclaimVolumes(ctx context.Context) error { return n.kubelet.ReclaimVolumes(ctx) }
 
 // Addresses are the node's own, the primary family first; see FindAddresses.
 func (n *Node) Addresses() []netip.Addr { return n.addresses }
@@ -358,6 +363,7 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 	if err != nil {
 		return nil, err
 	}
+	n.kubelet = kubelet
 	gate := ""
 	if s.Cluster.NetworkPolicy {
 		gate = filepath.Join(config.RuntimeDir, "gate.sock")

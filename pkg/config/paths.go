@@ -31,6 +31,9 @@ func (p Paths) Server() string { return filepath.Join(p.DataDir, "server") }
 // DB is the directory of the embedded datastore.
 func (p Paths) DB() string { return filepath.Join(p.Server(), "db") }
 
+// Etcd is the directory of this server's member of the cluster's etcd.
+func (p Paths) Etcd() string { return filepath.Join(p.DB(), "etcd") }
+
 // TLS is the directory of the cluster's CAs and the server's certificates.
 func (p Paths) TLS() string { return filepath.Join(p.Server(), "tls") }
 

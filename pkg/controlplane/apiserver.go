@@ -24,6 +24,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/atomicfile"
 	"github.com/kedge-k8s/kedge/pkg/component"
 	"github.com/kedge-k8s/kedge/pkg/config"
+	"github.com/kedge-k8s/kedge/pkg/datastore"
 	"github.com/kedge-k8s/kedge/pkg/pki"
 	"github.com/kedge-k8s/kedge/pkg/probe"
 )
@@ -37,6 +38,8 @@ type APIServerConfig struct {
 	NodePorts        config.NodePortRange
 	ClusterDomain    string
 	Datastore        string // etcd endpoint URL
+	DatastoreTLS     datastore.TLS
+	Several          bool // there may be other apiservers
 	PKI              pki.Layout
 	ConfigDir        string // for files made from this configuration
 	Profiling        bool
@@ -154,6 +157,12 @@ func (c APIServerConfig) flags() map[string]string {
 		// machine awake for two metrics.
 		"etcd-count-metric-poll-period": "0",
 		"etcd-db-metric-poll-interval":  "0",
+	}
+	if tls := c.DatastoreTLS; tls.CA != "" {
+		flags["etcd-cafile"], flags["etcd-certfile"], flags["etcd-keyfile"] = tls.CA, tls.Client.Cert, tls.Client.Key
+	}
+	if c.Several {
+		flags["endpoint-reconciler-type"] = "lease"
 	}
 	if c.DialPods {
 		flags["enable-aggregator-routing"] = "true"

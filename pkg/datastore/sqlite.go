@@ -63,7 +63,7 @@ func (s *SQLite) Start(ctx context.Context) error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return fmt.Errorf("datastore directory: %w", err)
 	}
-	path := filepath.Join(s.dir, "state.db")
+	path := filepath.Join(s.dir, sqliteFile)
 	if err := CheckSQLite(ctx, path); err != nil {
 		return err
 	}
@@ -205,3 +205,6 @@ func createSQLite(ctx context.Context, path string) error {
 func damaged(path string, why error) error {
 	return fmt.Errorf("the datastore %s is damaged: %w; it was left as it is: put a backup of it in its place, or move it (and its -wal and -shm files) away to start with an empty cluster", path, why)
 }
+
+// TLS is what the apiserver connects with: nothing, the socket is root's.
+func (*SQLite) TLS() TLS { return TLS{} }

@@ -8,15 +8,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/kedge-k8s/kedge/pkg/addon"
@@ -47,6 +46,9 @@ type Server struct {
 	out    io.Writer // for the person who started it
 	layout pki.Layout
 	node   *agent.Node
+	peers  *peers // nil: no other server was named
+
+	known atomic.Pointer[[]string] // servers of the cluster, as host:port; nil: not known yet
 }
 
 // Gate holds back what the libraries complain about while parts start and
@@ -71,6 +73,10 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := s.preflight(ctx); err != nil {
 		return err
 	}
+	var err error
+	if s.peers, err = s.newPeers(); err != nil {
+		return err
+	}
 	// What can't be used is refused here, before anything is written.
 	components, err := s.components()
 	if err != nil {
@@ -88,6 +94,14 @@ func (s *Server) Run(ctx context.Context) error {
 	if !s.config.DisableAgent {
 		if err := s.node.Prepare(); err != nil {
 			return err
+		}
+	}
+	if s.peers != nil {
+		if err := s.peers.join(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil // asked to stop while it waited
+			}
+			return fmt.Errorf("join the cluster: %w", err)
 		}
 	}
 	manager, err := component.NewManager(s.log, components...)
@@ -113,7 +127,10 @@ func (s *Server) components() ([]component.Component, error) {
 	if err != nil {
 		return nil, err
 	}
-	store := datastore.NewSQLite(c.Paths.DB(), filepath.Join(config.RuntimeDir, "datastore.sock"))
+	store, etcd, err := s.newStore()
+	if err != nil {
+		return nil, err
+	}
 	own := s.node.Name()
 	if c.DisableAgent {
 		own = ""
@@ -121,6 +138,10 @@ func (s *Server) components() ([]component.Component, error) {
 	nodes := newNodes(s.layout.Kubeconfig("join"), own, s.log)
 	tokens := newTokens(c.Join, c.Paths, s.layout)
 	desk := &joinDesk{server: s, nodes: nodes, tokens: tokens}
+	if etcd != nil {
+		desk.servers = servers{etcd, s}
+		nodes.gone = etcd.RemoveNode
+	}
 	nodes.tunnel = tunnel.NewServer(tunnel.ServerOptions{Authenticate: desk.nodeOf, Log: s.log})
 
 	apiserver, err := controlplane.NewAPIServer(controlplane.APIServerConfig{
@@ -131,6 +152,8 @@ func (s *Server) components() ([]component.Component, error) {
 		NodePorts:        c.Network.NodePorts,
 		ClusterDomain:    c.Network.ClusterDomain,
 		Datastore:        store.Endpoint(),
+		DatastoreTLS:     store.TLS(),
+		Several:          etcd != nil,
 		PKI:              s.layout,
 		ConfigDir:        filepath.Join(c.Paths.Server(), "etc"),
 		Profiling:        c.ControlPlane.EnablePprof,
@@ -166,8 +189,11 @@ func (s *Server) components() ([]component.Component, error) {
 		commands,
 		store,
 		apiserver,
-		controllerManager,
 		nodes,
+	}
+	// What only one of several servers runs.
+	alone := []component.Component{
+		controllerManager,
 		&serviceLB{
 			kubeconfig: s.layout.Kubeconfig("servicelb"),
 			disabled:   c.AddOns.Disables("servicelb"),
@@ -179,14 +205,15 @@ func (s *Server) components() ([]component.Component, error) {
 			Disabled:   c.AddOns.Disabled,
 			Variables:  s.manifestVariables(),
 			Kubeconfig: s.layout.Kubeconfig("addons"),
+			Server:     s.identity(etcd),
 			Log:        s.log,
 		}),
 	}
 	if !slices.Contains(c.AddOns.Disabled, "coredns") {
-		components = append(components, nodehosts.NewController(s.layout.Kubeconfig("node-hosts"), s.log))
+		alone = append(alone, nodehosts.NewController(s.layout.Kubeconfig("node-hosts"), s.log))
 	}
 	if !c.AddOns.DisableHelm {
-		components = append(components, helm.New(helm.Config{
+		alone = append(alone, helm.New(helm.Config{
 			Kubeconfig: s.layout.Kubeconfig("helm"),
 			StaticDir:  c.Paths.Static(),
 			Log:        s.log,
@@ -201,17 +228,21 @@ func (s *Server) components() ([]component.Component, error) {
 		if err != nil {
 			return nil, err
 		}
-		components = append(components, scheduler)
+		alone = append(alone, scheduler)
 	}
 	if external {
-		components = append(components, controlplane.NewCloudController(s.layout, s.node.Name()))
+		alone = append(alone, controlplane.NewCloudController(s.layout, s.node.Name()))
+	}
+	beforeVolumes := controllerManager.Built
+	if etcd != nil {
+		beforeVolumes = nil // this server may not lead; see leader
 	}
 	if !c.DisableAgent {
 		parts, err := s.node.Components(agent.Setup{
 			Cluster:       s.cluster(),
 			Credentials:   s.credentials(),
 			Profiling:     c.ControlPlane.EnablePprof,
-			BeforeVolumes: controllerManager.Built,
+			BeforeVolumes: beforeVolumes,
 		})
 		if err != nil {
 			return nil, err
@@ -219,7 +250,7 @@ func (s *Server) components() ([]component.Component, error) {
 		components = append(components, parts...)
 	}
 	if !slices.Contains(c.AddOns.Disabled, localpath.AddOn) {
-		components = append(components, &storage{
+		alone = append(alone, &storage{
 			kubeconfig: s.layout.Kubeconfig(localpath.AddOn),
 			path:       c.AddOns.LocalStoragePath,
 			own:        own,
@@ -228,7 +259,19 @@ func (s *Server) components() ([]component.Component, error) {
 			log:        s.log,
 		})
 	}
+	if etcd == nil {
+		return append(components, alone...), controlplane.SetFeatureGates()
+	}
+	components = append(components, s.among(etcd, tokens, controllerManager, alone)...)
 	return components, controlplane.SetFeatureGates()
+}
+
+// identity is this server's name among several; empty: it is the only one.
+func (s *Server) identity(etcd *datastore.Etcd) string {
+	if etcd == nil {
+		return ""
+	}
+	return s.node.Name()
 }
 
 // cluster is what nodes are told of the cluster.
@@ -250,7 +293,7 @@ func (s *Server) cluster() join.Cluster {
 		EgressMode:        n.EgressSelectorMode,
 		EmbeddedRegistry:  s.config.Images.EmbeddedRegistry,
 		DefaultRegistry:   s.config.Images.DefaultRegistry,
-		Servers:           []string{net.JoinHostPort(s.advertiseAddress().String(), strconv.Itoa(int(control.Port)))},
+		Servers:           s.allServers(),
 	}
 }
 
@@ -296,6 +339,7 @@ type joinDesk struct {
 	server  *Server
 	nodes   *nodes
 	tokens  *tokens
+	servers join.Servers // nil: no others can join
 	handler *join.Handler
 }
 
@@ -325,6 +369,7 @@ func (d *joinDesk) front() (func(http.Handler) http.Handler, error) {
 		Apiserver: apiserver,
 		Tokens:    d.tokens,
 		Machines:  machines{client},
+		Servers:   d.servers,
 		Tunnel:    d.nodes.tunnel,
 		Log:       d.server.log,
 	})

@@ -106,6 +106,20 @@ func (t *tokens) Check(ctx context.Context, given token.Token) error {
 	return nil
 }
 
+// IsServer implements join.Tokens.
+func (t *tokens) IsServer(given token.Token) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.server.Equal(given)
+}
+
+// secret is that of the cluster's token.
+func (t *tokens) secret() string {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.server.Secret()
+}
+
 // checkBootstrap looks a bootstrap token up:
 // https://kubernetes.io/docs/reference/access-authn-authz/bootstrap-tokens/
 func (t *tokens) checkBootstrap(ctx context.Context, given token.Token) error {
