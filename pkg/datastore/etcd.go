@@ -286,6 +286,20 @@ func (e *Etcd) embedConfig(name, dir string) (*embed.Config, error) {
 			return nil, err
 		}
 	}
+	flags := flag.NewFlagSet("etcd-arg", flag.ContinueOnError)
+	settings.AddFlags(flags)
+	for _, arg := range c.Args {
+		if slices.Contains(ownArgs, arg.Name) {
+			return nil, fmt.Errorf("--etcd-arg: %s is decided by Kedge: remove it", arg.Name)
+		}
+		if flags.Lookup(arg.Name) == nil {
+			return nil, fmt.Errorf("--etcd-arg: etcd has no argument %q: see https://etcd.io/docs/v3.6/op-guide/configuration/", arg.Name)
+		}
+		if err := flags.Set(arg.Name, arg.Value); err != nil {
+			return nil, fmt.Errorf("--etcd-arg: %s: %w", arg.Name, err)
+		}
+	}
+	// After the flags, which set what they stand for.
 	serving, peer := p.EtcdServing(), p.EtcdPeer()
 	settings.ClientTLSInfo = transport.TLSInfo{
 		CertFile: serving.Cert, KeyFile: serving.Key, TrustedCAFile: p.EtcdServerCA().Cert, ClientCertAuth: true,
@@ -305,19 +319,6 @@ func (e *Etcd) embedConfig(name, dir string) (*embed.Config, error) {
 			url.URL{Scheme: "http", Host: netip.AddrPortFrom(c.Address, EtcdMetricsPort).String()})
 	}
 	settings.InitialCluster = settings.InitialClusterFromName(name)
-	flags := flag.NewFlagSet("etcd-arg", flag.ContinueOnError)
-	settings.AddFlags(flags)
-	for _, arg := range c.Args {
-		if slices.Contains(ownArgs, arg.Name) {
-			return nil, fmt.Errorf("--etcd-arg: %s is decided by Kedge: remove it", arg.Name)
-		}
-		if flags.Lookup(arg.Name) == nil {
-			return nil, fmt.Errorf("--etcd-arg: etcd has no argument %q: see https://etcd.io/docs/v3.6/op-guide/configuration/", arg.Name)
-		}
-		if err := flags.Set(arg.Name, arg.Value); err != nil {
-			return nil, fmt.Errorf("--etcd-arg: %s: %w", arg.Name, err)
-		}
-	}
 	return settings, nil
 }
 

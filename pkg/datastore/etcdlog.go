@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -94,8 +95,14 @@ func (c etcdCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 				"member", values["remote-peer-id"], "difference", values["clock-drift"])
 		}
 	case "peer became inactive (message send to peer failed)":
+		// A connection that is made anew, or a member that does not know this one yet,
+		// is nothing to worry about.
+		why := fmt.Sprint(values["error"])
+		if strings.Contains(why, "context canceled") || strings.Contains(why, "failed to find local node") {
+			break
+		}
 		if c.once(inactive + fmt.Sprint(values["peer-id"])) {
-			c.log.Warn("a member of etcd does not answer", "id", values["peer-id"], "err", values["error"])
+			c.log.Warn("a member of etcd does not answer", "id", values["peer-id"], "err", why)
 		}
 	case "peer became active":
 		if c.again(inactive + fmt.Sprint(values["peer-id"])) {

@@ -94,6 +94,10 @@ func (l *leader) lead(ctx context.Context, client kubernetes.Interface) error {
 	case <-ctx.Done():
 		return nil
 	}
+	select {
+	case <-other: // who led before
+	default:
+	}
 	l.log.Info("this server leads: it runs the controllers and the scheduler", "component", l.Name())
 	manager, err := component.NewManager(l.log, append(l.parts, component.Nothing("apiserver"))...)
 	if err != nil {
