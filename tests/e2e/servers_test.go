@@ -4,10 +4,12 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -336,12 +338,16 @@ func TestFromSQLite(t *testing.T) {
 	}
 	version := func() int {
 		t.Helper()
-		out, err := c.node.Kubectl(t.Context(), "get", "configmaps", "-o", "jsonpath={.metadata.resourceVersion}")
+		out, err := c.node.Kubectl(t.Context(), "get", "--raw", "/api/v1/namespaces/default/configmaps")
 		if err != nil {
 			t.Fatal(err)
 		}
-		var n int
-		if _, err := fmt.Sscan(out, &n); err != nil {
+		var list struct{ Metadata struct{ ResourceVersion string } }
+		if err := json.Unmarshal([]byte(out), &list); err != nil {
+			t.Fatal(err)
+		}
+		n, err := strconv.Atoi(list.Metadata.ResourceVersion)
+		if err != nil {
 			t.Fatal(err)
 		}
 		return n
