@@ -128,6 +128,9 @@ func everyOption() (given map[string][]string, apart []string) {
 			"snapshotter":                       {"native"},
 			"pause-image":                       {"registry.example.com/pause:1"},
 			"server":                            {"https://Kedge.example.com"},
+			"cluster-init":                      {"true"},
+			"etcd-arg":                          {"--quota-backend-bytes=8000000000"},
+			"etcd-expose-metrics":               {"true"},
 			"lb-server-port":                    {"7444"},
 			"token":                             {"server:secret"},
 			"agent-token":                       {"node:secret"},
@@ -251,7 +254,8 @@ func TestEveryOption(t *testing.T) {
 		AddOns:     AddOns{Disabled: []string{"coredns"}, LocalStoragePath: "/volumes", DisableHelm: true},
 		Images:     Images{EmbeddedRegistry: true, DefaultRegistry: "registry.example.com:5000/mirror"},
 		Kubeconfig: Kubeconfig{Path: "/home/admin/config", Mode: 0o640, Group: "adm"},
-		Join:       Join{Token: "server:secret", AgentToken: "node:secret"},
+		Join:       Join{Server: "https://kedge.example.com:6443", Token: "server:secret", AgentToken: "node:secret"},
+		Etcd:       Etcd{ClusterInit: true, ExposeMetrics: true, Args: []Arg{{"quota-backend-bytes", "8000000000"}}},
 		Node:       everyNode(),
 	}
 

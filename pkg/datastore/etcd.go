@@ -222,8 +222,8 @@ func initialCluster(members []join.Member, name, peer string) (string, error) {
 		if slices.Contains(m.Peers, peer) {
 			m.Name, found = name, true
 		}
-		if m.Name == "" {
-			return "", fmt.Errorf("the member of etcd at %s has not started yet: join again when it has, or remove its node", strings.Join(m.Peers, ", "))
+		if m.Name == "" { // it joins too; etcd compares addresses only
+			m.Name = fmt.Sprintf("member-%x", m.ID)
 		}
 		for _, url := range m.Peers {
 			list = append(list, m.Name+"="+url)

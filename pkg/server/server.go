@@ -141,6 +141,7 @@ func (s *Server) components() ([]component.Component, error) {
 	if etcd != nil {
 		desk.servers = servers{etcd, s}
 		nodes.gone = etcd.RemoveNode
+		tokens.others = func() int { return len(etcd.Members()) - 1 }
 	}
 	nodes.tunnel = tunnel.NewServer(tunnel.ServerOptions{Authenticate: desk.nodeOf, Log: s.log})
 

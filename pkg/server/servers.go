@@ -59,6 +59,9 @@ func (s *Server) usesEtcd() bool {
 func (s *Server) newStore() (store, *datastore.Etcd, error) {
 	c := s.config
 	if !s.usesEtcd() {
+		if c.Etcd.ExposeMetrics || len(c.Etcd.Args) > 0 {
+			return nil, nil, errors.New("--etcd-arg and --etcd-expose-metrics have no effect with SQLite, which this server keeps its state in: remove them, or change to etcd with --cluster-init")
+		}
 		return datastore.NewSQLite(c.Paths.DB(), filepath.Join(config.RuntimeDir, "datastore.sock")), nil, nil
 	}
 	settings := datastore.EtcdConfig{

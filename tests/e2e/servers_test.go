@@ -342,7 +342,9 @@ func TestFromSQLite(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var list struct{ Metadata struct{ ResourceVersion string } }
+		var list struct {
+			Metadata struct{ ResourceVersion string }
+		}
 		if err := json.Unmarshal([]byte(out), &list); err != nil {
 			t.Fatal(err)
 		}
