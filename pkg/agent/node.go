@@ -327,6 +327,8 @@ type Setup struct {
 	Cluster     join.Cluster
 	Credentials Credentials
 	Profiling   bool
+	// Ports are what others reach on this machine beside the node's own.
+	Ports []hostcheck.FirewallPort
 	// BeforeVolumes returns when the controllers in this process, if there are
 	// any, have initialized their volume plugins; see node.KubeletConfig.
 	BeforeVolumes func(context.Context) error
@@ -393,7 +395,7 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 		n.volumes,
 		n.network,
 		node.NewAnnotations(n.config.Name, s.Credentials.Agent, says, n.log),
-		&firewallCheck{traffic: n.traffic(s.Cluster), log: n.log},
+		&firewallCheck{traffic: n.traffic(s.Cluster, s.Ports), log: n.log},
 	}
 	if s.Cluster.NetworkPolicy {
 		components = append(components, &networkPolicy{node: n.config.Name, kubeconfig: s.Credentials.Agent, gate: gate, log: n.log})

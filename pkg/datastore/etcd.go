@@ -275,11 +275,6 @@ func (e *Etcd) embedConfig(name, dir string) (*embed.Config, error) {
 	c, p := e.config, e.config.PKI
 	settings := embed.NewConfig()
 	settings.Name, settings.Dir = name, dir
-	settings.TickMs = uint(heartbeat.Milliseconds())
-	settings.ElectionMs = uint(electionTimeout.Milliseconds())
-	settings.WatchProgressNotifyInterval = progressNotify
-	settings.MaxLearners = learners
-	settings.EnableGRPCGateway = false
 	settings.ZapLoggerBuilder = embed.NewZapLoggerBuilder(e.logged.zap())
 	if gate, ok := settings.ServerFeatureGate.(featuregate.MutableFeatureGate); ok {
 		if err := gate.Set(string(features.InitialCorruptCheck) + "=true"); err != nil {
@@ -287,7 +282,12 @@ func (e *Etcd) embedConfig(name, dir string) (*embed.Config, error) {
 		}
 	}
 	flags := flag.NewFlagSet("etcd-arg", flag.ContinueOnError)
-	settings.AddFlags(flags)
+	settings.AddFlags(flags) // which also sets what they stand for
+	settings.TickMs = uint(heartbeat.Milliseconds())
+	settings.ElectionMs = uint(electionTimeout.Milliseconds())
+	settings.WatchProgressNotifyInterval = progressNotify
+	settings.MaxLearners = learners
+	settings.EnableGRPCGateway = false
 	for _, arg := range c.Args {
 		if slices.Contains(ownArgs, arg.Name) {
 			return nil, fmt.Errorf("--etcd-arg: %s is decided by Kedge: remove it", arg.Name)
@@ -299,7 +299,6 @@ func (e *Etcd) embedConfig(name, dir string) (*embed.Config, error) {
 			return nil, fmt.Errorf("--etcd-arg: %s: %w", arg.Name, err)
 		}
 	}
-	// After the flags, which set what they stand for.
 	serving, peer := p.EtcdServing(), p.EtcdPeer()
 	settings.ClientTLSInfo = transport.TLSInfo{
 		CertFile: serving.Cert, KeyFile: serving.Key, TrustedCAFile: p.EtcdServerCA().Cert, ClientCertAuth: true,

@@ -27,6 +27,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/datadir"
 	"github.com/kedge-k8s/kedge/pkg/datastore"
 	"github.com/kedge-k8s/kedge/pkg/helm"
+	"github.com/kedge-k8s/kedge/pkg/hostcheck"
 	"github.com/kedge-k8s/kedge/pkg/join"
 	"github.com/kedge-k8s/kedge/pkg/localpath"
 	"github.com/kedge-k8s/kedge/pkg/nodehosts"
@@ -235,14 +236,17 @@ func (s *Server) components() ([]component.Component, error) {
 		alone = append(alone, controlplane.NewCloudController(s.layout, s.node.Name()))
 	}
 	beforeVolumes := controllerManager.Built
+	var ports []hostcheck.FirewallPort
 	if etcd != nil {
 		beforeVolumes = nil // this server may not lead; see leader
+		ports = []hostcheck.FirewallPort{{Number: datastore.EtcdPeerPort, Protocol: "tcp"}}
 	}
 	if !c.DisableAgent {
 		parts, err := s.node.Components(agent.Setup{
 			Cluster:       s.cluster(),
 			Credentials:   s.credentials(),
 			Profiling:     c.ControlPlane.EnablePprof,
+			Ports:         ports,
 			BeforeVolumes: beforeVolumes,
 		})
 		if err != nil {
