@@ -22,7 +22,10 @@ type Config struct {
 	// Variables returns the values of ${NAME} in packaged manifests.
 	Variables  func() (map[string]string, error)
 	Kubeconfig string
-	Log        *slog.Logger
+	// Server is the name of this one of several servers, each of which has a
+	// directory of its own; empty: it is the only one.
+	Server string
+	Log    *slog.Logger
 }
 
 // Deployer deploys the manifests as a component.
@@ -57,6 +60,6 @@ func (d *Deployer) Start(context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.run.Run(newController(d.config.Dir, packaged, client, log).Run)
+	d.run.Run(newController(d.config.Dir, d.config.Server, packaged, client, log).Run)
 	return nil
 }

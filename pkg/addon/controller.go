@@ -70,13 +70,13 @@ type progress struct {
 	complete bool
 }
 
-func newController(dir string, packaged *packaged, cluster cluster, log *slog.Logger) *controller {
+func newController(dir, server string, packaged *packaged, cluster cluster, log *slog.Logger) *controller {
 	return &controller{
 		dir: dir, packaged: packaged, cluster: cluster, log: log,
 		queue: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
 		stirred:  make(chan struct{}, 1),
-		state:    state{addons: map[string]*Addon{}},
+		state:    state{server: server, addons: map[string]*Addon{}},
 		progress: map[string]*progress{},
 		waiting:  map[string]string{},
 	}
@@ -460,7 +460,7 @@ func (p plan) next() *Addon {
 		a = a.clone()
 	}
 	if p.file != nil {
-		a.Spec = Spec{Source: p.file.path, Packaged: p.file.packaged}
+		a.Spec = p.spec()
 	}
 	return a
 }

@@ -189,7 +189,7 @@ func run(t *testing.T, c *fakeCluster, f folder, p *packaged) (stop func()) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
-	go func() { done <- newController(f.dir, p, c, quiet).Run(ctx) }()
+	go func() { done <- newController(f.dir, "", p, c, quiet).Run(ctx) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {

@@ -12,6 +12,7 @@ type state struct {
 	addons  map[string]*Addon
 	wanted  map[key][]string // names of the files' Addons that want an object
 	partial bool             // there may be more files
+	server  string           // this one of several servers; empty: the only one
 }
 
 // setFiles takes a new look at the directory over.
@@ -69,14 +70,25 @@ type plan struct {
 	// rest is what the Addon has in the cluster and its file wants, or can't say
 	// that it doesn't.
 	rest []Ref
-	// unclear: there is no file, but not all of the directory could be read.
+	// unclear: there is no file, but not all of the directory could be read, or the
+	// file is another server's.
 	unclear bool
+	server  string
+}
+
+// spec is what the Addon says of its file. Each server has the packaged ones.
+func (p plan) spec() Spec {
+	spec := Spec{Source: p.file.path, Packaged: p.file.packaged}
+	if !spec.Packaged {
+		spec.Server = p.server
+	}
+	return spec
 }
 
 // plan makes the plan for an Addon.
 func (s *state) plan(name string) plan {
-	p := plan{file: s.files[name], addon: s.addons[name], taken: map[key]string{}}
-	p.unclear = p.file == nil && s.partial
+	p := plan{file: s.files[name], addon: s.addons[name], taken: map[key]string{}, server: s.server}
+	p.unclear = p.file == nil && (s.partial || p.addon != nil && p.addon.Spec.Server != "" && p.addon.Spec.Server != s.server)
 	if p.file.active() {
 		for _, ref := range p.file.refs {
 			if owner := s.owner(ref.key()); owner != name {
@@ -110,7 +122,7 @@ func (s *state) plan(name string) plan {
 func (p plan) settled(applied bool) bool {
 	return p.addon != nil && p.file.active() &&
 		len(p.prune) == 0 && len(p.taken) == 0 &&
-		p.addon.Spec == (Spec{Source: p.file.path, Packaged: p.file.packaged}) &&
+		p.addon.Spec == p.spec() &&
 		p.addon.Status.Checksum == p.file.checksum &&
 		p.addon.ready().Reason == reasonApplied &&
 		(applied || !p.file.packaged) // a packaged one is put right at each start

@@ -97,6 +97,22 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+// TestOtherServersFile wants objects to stay whose file lies on another server.
+func TestOtherServersFile(t *testing.T) {
+	t.Parallel()
+	for server, want := range map[string]string{"": "", "this": "", "other": "x"} {
+		a := newAddon("a", "a.yaml")
+		a.Spec.Server = server
+		a.Status.Objects = refs("x")
+		s := state{server: "this", addons: map[string]*Addon{"a": a}}
+		s.setFiles(tree{files: map[string]*file{}})
+		p := s.plan("a")
+		if got := names(p.rest); got != want || p.unclear != (want != "") {
+			t.Errorf("of server %q: %q stays, want %q", server, got, want)
+		}
+	}
+}
+
 func TestSettled(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

@@ -38,6 +38,7 @@ type Addon struct {
 type Spec struct {
 	Source   string `json:"source"`             // below the directory of manifests
 	Packaged bool   `json:"packaged,omitempty"` // it comes with Kedge
+	Server   string `json:"server,omitempty"`   // whose directory it is in, of several servers
 }
 
 // Status says what has become of the file.

@@ -149,8 +149,22 @@ func (a *Agent) newMember() (*member, error) {
 		return nil, errNoServer
 	}
 	m.fallback = server.Host
-	m.client.Servers = append(m.client.Servers, server.Host)
+	m.client.Servers = []string{server.Host}
+	if m.client.Certificate != nil {
+		// Of a cluster that it has joined a node knows more servers than the one it
+		// joined through, which may be gone.
+		known, err := loadbalancer.Known(a.balancerState())
+		if err != nil {
+			a.log.Warn("the servers that this node has known can't be read", "err", err)
+		}
+		m.client.Servers = append(known, m.client.Servers...)
+	}
 	return m, nil
+}
+
+// balancerState keeps the servers that the node knows.
+func (a *Agent) balancerState() string {
+	return filepath.Join(a.config.Paths.AgentEtc(), "load-balancer.json")
 }
 
 func (a *Agent) balancerAddress() string {
@@ -164,7 +178,7 @@ func (a *Agent) components(m *member) ([]component.Component, error) {
 		Listen:    m.balancer,
 		Servers:   m.cluster.Servers,
 		Default:   m.fallback,
-		StateFile: filepath.Join(a.config.Paths.AgentEtc(), "load-balancer.json"),
+		StateFile: a.balancerState(),
 		Dial:      dials.Dial,
 		Logger:    a.log,
 	})
@@ -175,11 +189,13 @@ func (a *Agent) components(m *member) ([]component.Component, error) {
 	if err != nil {
 		return nil, err
 	}
-	follow := newServers(m, a.log, func(list []string) {
+	t := NewTunnel(a.node, m.cluster.EgressMode, m.tls)
+	t.SetServers(m.cluster.Servers)
+	follow := NewServers(m.credentials().Agent, func(list []string) {
 		if err := balancer.SetServers(list); err != nil {
 			a.log.Warn("the cluster's servers can't be kept", "component", "servers", "servers", list, "err", err)
 		}
-	})
+	}, t.SetServers)
 	renewal := &renewal{member: m}
 	commands := control.NewServer(filepath.Join(config.RuntimeDir, control.Socket), "agent", a.log)
 	control.Handle(commands, control.RotateCertificates, renewal.rotate)
@@ -189,16 +205,14 @@ func (a *Agent) components(m *member) ([]component.Component, error) {
 		legacyregistry.RawMustRegister(&metrics.Collector{About: about}, dials)
 		parts = append(parts, &metricsServer{member: m, log: a.log})
 	}
-	parts = append(parts,
+	return append(parts,
 		&balancerComponent{balancer: balancer},
 		component.Nothing("apiserver", "load-balancer"),
 		renewal,
 		commands,
 		follow,
-	)
-	t := newTunnel(m)
-	follow.learn = append(follow.learn, t.client.SetServers)
-	return append(parts, t), nil
+		t,
+	), nil
 }
 
 // announce says when the node is Ready.

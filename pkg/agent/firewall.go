@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
 
 	"github.com/kedge-k8s/kedge/pkg/component"
@@ -47,8 +48,8 @@ func (f *firewallCheck) look(ctx context.Context) {
 }
 
 // traffic is what has to pass the machine's firewall.
-func (n *Node) traffic(c join.Cluster) hostcheck.Traffic {
-	t := hostcheck.Traffic{Pods: c.ClusterCIDRs, Node: n.addresses}
+func (n *Node) traffic(c join.Cluster, ports []hostcheck.FirewallPort) hostcheck.Traffic {
+	t := hostcheck.Traffic{Pods: c.ClusterCIDRs, Node: n.addresses, Ports: slices.Clone(ports)}
 	if n.config.LBPort == 0 { // a server: the cluster's servers, as it knows them, are itself
 		for _, server := range c.Servers {
 			_, port, err := net.SplitHostPort(server)

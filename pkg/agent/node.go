@@ -57,6 +57,7 @@ type Node struct {
 	id          string // in the node's name; empty: none
 	network     *flannel.Network
 	volumes     *volumes
+	kubelet     *node.Kubelet
 }
 
 // NewNode makes the node that a configuration describes.
@@ -109,6 +110,10 @@ func (n *Node) podCIDRs() []netip.Prefix {
 // Volumes are the directories of local volumes on this node, once it has its
 // components.
 func (n *Node) Volumes() localpath.Directories { return n.volumes }
+
+// ReclaimVolumes gives the node's volume plugins back to its kubelet after
+// controllers have started in this process; see node.Kubelet.
+func (n *Node) ReclaimVolumes(ctx context.Context) error { return n.kubelet.ReclaimVolumes(ctx) }
 
 // Addresses are the node's own, the primary family first; see FindAddresses.
 func (n *Node) Addresses() []netip.Addr { return n.addresses }
@@ -334,6 +339,8 @@ type Setup struct {
 	Cluster     join.Cluster
 	Credentials Credentials
 	Profiling   bool
+	// Ports are what others reach on this machine beside the node's own.
+	Ports []hostcheck.FirewallPort
 	// BeforeVolumes returns when the controllers in this process, if there are
 	// any, have initialized their volume plugins; see node.KubeletConfig.
 	BeforeVolumes func(context.Context) error
@@ -371,6 +378,7 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 	if err != nil {
 		return nil, err
 	}
+	n.kubelet = kubelet
 	gate := ""
 	if s.Cluster.NetworkPolicy {
 		gate = filepath.Join(config.RuntimeDir, "gate.sock")
@@ -400,7 +408,7 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 		n.volumes,
 		n.network,
 		node.NewAnnotations(n.config.Name, s.Credentials.Agent, says, n.log),
-		&firewallCheck{traffic: n.traffic(s.Cluster), log: n.log},
+		&firewallCheck{traffic: n.traffic(s.Cluster, s.Ports), log: n.log},
 	}
 	if s.Cluster.NetworkPolicy {
 		components = append(components, &networkPolicy{node: n.config.Name, kubeconfig: s.Credentials.Agent, gate: gate, log: n.log})

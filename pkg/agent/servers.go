@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"log/slog"
 	"net"
 	"slices"
 	"strconv"
@@ -45,26 +44,30 @@ func (b *balancerComponent) Start(context.Context) error {
 	return nil
 }
 
-// servers learns which servers the cluster has, as a component: from the
+// Servers learns which servers the cluster has, as a component: from the
 // endpoints of the Service kubernetes, which every apiserver keeps itself in.
-type servers struct {
-	member *member
-	learn  []func([]string)
-	log    *slog.Logger
-	run    component.Runner
+type Servers struct {
+	kubeconfig string
+	learn      []func([]string)
+	run        component.Runner
 }
 
-func newServers(m *member, log *slog.Logger, learn ...func([]string)) *servers {
-	return &servers{member: m, log: log, learn: learn}
+// NewServers makes the component, which passes each list on to all of learn.
+func NewServers(kubeconfig string, learn ...func([]string)) *Servers {
+	return &Servers{kubeconfig: kubeconfig, learn: learn}
 }
 
-func (*servers) Name() string                     { return "servers" }
-func (*servers) Needs() []string                  { return []string{"apiserver"} }
-func (s *servers) Stop(ctx context.Context) error { return s.run.Stop(ctx) }
-func (s *servers) Failed() <-chan error           { return s.run.Failed() }
+// Learn adds somebody to pass lists on to, before Start.
+func (s *Servers) Learn(learn func([]string)) { s.learn = append(s.learn, learn) }
 
-func (s *servers) Start(context.Context) error {
-	config, err := clientcmd.BuildConfigFromFlags("", s.member.credentials().Agent)
+func (*Servers) Name() string                     { return "servers" }
+func (*Servers) Needs() []string                  { return []string{"apiserver"} }
+func (s *Servers) Stop(ctx context.Context) error { return s.run.Stop(ctx) }
+func (s *Servers) Failed() <-chan error           { return s.run.Failed() }
+
+// Start begins to follow them.
+func (s *Servers) Start(context.Context) error {
+	config, err := clientcmd.BuildConfigFromFlags("", s.kubeconfig)
 	if err != nil {
 		return err
 	}
@@ -101,7 +104,7 @@ func (s *servers) Start(context.Context) error {
 
 // tell passes the servers on. An empty list says that all have left in order: the
 // known ones are still the best guess.
-func (s *servers) tell(found []*discoveryv1.EndpointSlice) {
+func (s *Servers) tell(found []*discoveryv1.EndpointSlice) {
 	var list []string
 	for _, slice := range found {
 		for _, port := range slice.Ports {

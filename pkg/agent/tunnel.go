@@ -8,41 +8,48 @@ import (
 	"os"
 
 	"github.com/kedge-k8s/kedge/pkg/component"
+	"github.com/kedge-k8s/kedge/pkg/join"
 	"github.com/kedge-k8s/kedge/pkg/localpath"
+	"github.com/kedge-k8s/kedge/pkg/pki"
 	"github.com/kedge-k8s/kedge/pkg/tunnel"
 )
 
-// tunnelComponent keeps a tunnel to each server open, through which apiservers
-// reach this node, unless the mode forbids it, and servers ask for volumes.
-type tunnelComponent struct {
+// Tunnel keeps, as a component, a tunnel to each server open, through which
+// apiservers reach this node, unless the mode forbids it, and servers ask for
+// volumes.
+type Tunnel struct {
 	client *tunnel.Client
 	run    component.Runner
 }
 
-func newTunnel(m *member) *tunnelComponent {
+// NewTunnel makes the tunnels of a node that has its components, to no servers at
+// first. tls says how Kedge's own parts on the node connect to servers.
+func NewTunnel(n *Node, mode string, tls func() (*tls.Config, error)) *Tunnel {
 	access := tunnel.Access{
-		Mode:              tunnel.Mode(m.cluster.EgressMode),
+		Mode:              tunnel.Mode(mode),
 		KubeletPort:       kubeletPort,
 		KubeletOnLoopback: true,
-		Addresses:         func() []netip.Addr { return m.node.Addresses() },
-		PodCIDRs:          m.node.podCIDRs,
+		Addresses:         func() []netip.Addr { return n.Addresses() },
+		PodCIDRs:          n.podCIDRs,
 	}
-	t := &tunnelComponent{client: tunnel.NewClient(tunnel.ClientOptions{
-		TLS:     m.tls,
+	return &Tunnel{client: tunnel.NewClient(tunnel.ClientOptions{
+		TLS:     tls,
 		Allow:   access.Allow,
-		Handler: localpath.Handler(m.node.volumes),
-		Log:     m.log,
+		Handler: localpath.Handler(n.volumes),
+		Log:     n.log,
 	})}
-	t.client.SetServers(m.cluster.Servers)
-	return t
 }
 
-func (*tunnelComponent) Name() string                     { return "tunnel" }
-func (*tunnelComponent) Needs() []string                  { return nil }
-func (t *tunnelComponent) Stop(ctx context.Context) error { return t.run.Stop(ctx) }
-func (t *tunnelComponent) Failed() <-chan error           { return t.run.Failed() }
+// SetServers says which servers there are, as host:port.
+func (t *Tunnel) SetServers(addresses []string) { t.client.SetServers(addresses) }
 
-func (t *tunnelComponent) Start(context.Context) error {
+func (*Tunnel) Name() string                     { return "tunnel" }
+func (*Tunnel) Needs() []string                  { return nil }
+func (t *Tunnel) Stop(ctx context.Context) error { return t.run.Stop(ctx) }
+func (t *Tunnel) Failed() <-chan error           { return t.run.Failed() }
+
+// Start begins to connect.
+func (t *Tunnel) Start(context.Context) error {
 	t.run.Run(func(ctx context.Context) error {
 		t.client.Run(ctx)
 		return nil
@@ -51,16 +58,20 @@ func (t *tunnelComponent) Start(context.Context) error {
 }
 
 // tls is how Kedge's own parts on this node connect to servers.
-func (m *member) tls() (*tls.Config, error) {
-	cert, err := m.certificate()
+func (m *member) tls() (*tls.Config, error) { return ClientTLS(m.pair(join.Agent), m.serverCA()) }
+
+// ClientTLS is how a client with the certificate connects to servers that are
+// recognized by the bundle.
+func ClientTLS(client pki.KeyPair, bundle string) (*tls.Config, error) {
+	cert, err := tls.LoadX509KeyPair(client.Cert, client.Key)
 	if err != nil {
 		return nil, err
 	}
-	ca, err := os.ReadFile(m.serverCA())
+	ca, err := os.ReadFile(bundle)
 	if err != nil {
 		return nil, err
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(ca)
-	return &tls.Config{Certificates: []tls.Certificate{*cert}, RootCAs: roots, MinVersion: tls.VersionTLS12}, nil
+	return &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: roots, MinVersion: tls.VersionTLS12}, nil
 }

@@ -126,7 +126,7 @@ func printCertificates(c *cli.Context, entries []pki.Entry) error {
 // findCertificates describes all certificates of a machine.
 func findCertificates(paths config.Paths, kubeconfig string) ([]pki.Entry, error) {
 	var all []pki.Entry
-	for _, dir := range []string{paths.TLS(), paths.AgentPKI()} {
+	for _, dir := range []string{paths.TLS(), filepath.Join(paths.TLS(), "etcd"), paths.AgentPKI()} {
 		files, err := filepath.Glob(filepath.Join(dir, "*.crt"))
 		if err != nil {
 			return nil, err
@@ -206,6 +206,11 @@ func rotateStopped(c *cli.Context, paths config.Paths) error {
 	if err != nil {
 		return fmt.Errorf("replace keys and certificates: %w", err)
 	}
+	ofEtcd, err := pki.ReissueAll(filepath.Join(paths.TLS(), "etcd"))
+	if err != nil {
+		return fmt.Errorf("replace etcd's keys and certificates: %w", err)
+	}
+	count += ofEtcd
 	fmt.Fprintf(c.App.ErrWriter, "No Kedge is running here: %d keys and certificates in %s are replaced for its next start, which also writes the administrator's kubeconfig anew.\n", count, paths.TLS())
 	return nil
 }

@@ -66,10 +66,16 @@ func runRole(c *cli.Context, logging config.Logging, warnings []string, run func
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	logger, gate, closeLog, err := openLog(logging, c.App.ErrWriter)
+	own, libraries, err := log.TakeStderr()
 	if err != nil {
 		return err
 	}
+	c.App.ErrWriter = own
+	logger, gate, closeLog, err := openLog(logging, own)
+	if err != nil {
+		return err
+	}
+	libraries(logger.Handler())
 	defer closeLog()
 	for _, warning := range warnings {
 		logger.Warn(warning)

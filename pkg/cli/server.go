@@ -15,10 +15,14 @@ func serverCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "server",
 		Usage:     "run a server: the control plane, and a node beside it",
-		UsageText: "kedge server [options]",
+		UsageText: "kedge server [options]\nkedge server --server https://HOST:6443 --token-file FILE [options]",
 		Description: `Starts a Kubernetes cluster on this machine and runs until it is stopped by
 Ctrl-C or SIGTERM; pods keep running then. State is kept in the data directory,
 so the next start goes on where this one ended.
+
+For several servers start the first one with --cluster-init, and further ones with
+--server https://HOST:6443 of another one and the token in its file
+/var/lib/kedge/server/token, best with --token-file.
 
 Every option is also a key of the configuration file (--config) and an
 environment variable (KEDGE_ and the name in capitals with underscores). The

@@ -43,6 +43,7 @@ type Server struct {
 	Join         Join
 	Datastore    Datastore
 	Snapshots    Snapshots
+	Etcd         Etcd
 	DisableAgent bool // run the control plane only, no node
 	Node         Node
 
@@ -65,7 +66,7 @@ type Agent struct {
 // Join is how machines join a cluster: as an agent does, and as a server lets
 // them.
 type Join struct {
-	Server     string // URL of a server to join, https://HOST:PORT
+	Server     string // URL of a server to join, https://HOST:PORT; empty on a cluster's first server
 	Token      Secret // the cluster's token; empty: a server makes one, an agent has joined before
 	AgentToken Secret // the token with which only agents join; empty: the server makes one
 }

@@ -136,7 +136,7 @@ func readLater(*Server, []value) error { return nil }
 // ServerOptions returns the options of the server role, in the order in which
 // a person is shown them.
 func ServerOptions() []Option {
-	return slices.Concat(commonOptions(), tokenOptions(), agentTokenOptions(), clusterOptions(), datastoreOptions(), SnapshotOptions(), nodeOptions())
+	return slices.Concat(commonOptions(), serverJoinOptions(), tokenOptions(), agentTokenOptions(), clusterOptions(), datastoreOptions(), SnapshotOptions(), nodeOptions())
 }
 
 // AgentOptions returns the options of the agent role, in the order in which a
@@ -184,11 +184,7 @@ func commonOptions() []Option {
 // agentOptions are those of agents only.
 func agentOptions() []Option {
 	return []Option{
-		{
-			Name: "server", Aliases: []string{"s"}, Category: categoryJoin,
-			Help: "Join the cluster of the server at this `URL`, as https://HOST:PORT",
-			bind: one(parseServer, func(s *Server) *string { return &s.Join.Server }),
-		},
+		serverOption(),
 		{
 			Name: "lb-server-port", Kind: Int, Default: "6444", Category: categoryJoin,
 			Help: "Let the node's components reach the servers through this local TCP `PORT`, from 1 to 65535",

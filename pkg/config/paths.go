@@ -39,6 +39,9 @@ func (p Paths) DB() string { return filepath.Join(p.Server(), "db") }
 // Snapshots is the directory of snapshots unless configured otherwise.
 func (p Paths) Snapshots() string { return filepath.Join(p.DB(), "snapshots") }
 
+// Etcd is the directory of this server's member of the cluster's etcd.
+func (p Paths) Etcd() string { return filepath.Join(p.DB(), "etcd") }
+
 // TLS is the directory of the cluster's CAs and the server's certificates.
 func (p Paths) TLS() string { return filepath.Join(p.Server(), "tls") }
 

@@ -39,6 +39,7 @@ type APIServerConfig struct {
 	ClusterDomain    string
 	Datastore        string // etcd endpoint URL
 	DatastoreTLS     datastore.TLS
+	Several          bool // there may be other apiservers
 	PKI              pki.Layout
 	ConfigDir        string // for files made from this configuration
 	Profiling        bool
@@ -166,6 +167,9 @@ func (c APIServerConfig) flags() map[string]string {
 		if file != "" {
 			flags[name] = file
 		}
+	}
+	if c.Several {
+		flags["endpoint-reconciler-type"] = "lease"
 	}
 	if c.ownAuthentication() {
 		flags["authentication-config"] = c.authenticationConfig()

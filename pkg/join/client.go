@@ -2,6 +2,7 @@ package join
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -44,8 +45,10 @@ type Client struct {
 	// Certificate is the node's of identity Agent, if it has one.
 	Certificate *tls.Certificate
 	// CA is the bundle that servers are recognized by, once it is known.
-	CA  []byte
-	Log *slog.Logger
+	CA []byte
+	// User is what a bare secret without a user is shown as: token.Node if empty.
+	User string
+	Log  *slog.Logger
 }
 
 // FindCA gets the bundle that servers are recognized by, unless it is known, and
@@ -195,7 +198,7 @@ func (c *Client) do(ctx context.Context, config *tls.Config, method, server, pat
 		return nil, &Refused{server, err.Error()}
 	}
 	req.Header.Set(versionHeader, version.Version)
-	if user, password := c.Token.BasicAuth(token.Node); authenticate && password != "" {
+	if user, password := c.Token.BasicAuth(cmp.Or(c.User, token.Node)); authenticate && password != "" {
 		req.SetBasicAuth(user, password)
 	}
 	transport := &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}

@@ -36,6 +36,8 @@ type Tokens interface {
 	// Check returns nil if machines may join as nodes with the token, an error
 	// that wraps ErrUnknownToken if not, or that it can't be found out now.
 	Check(ctx context.Context, t token.Token) error
+	// IsServer says whether machines may join as servers with the token.
+	IsServer(t token.Token) bool
 }
 
 // Machines knows which machine each node's name belongs to.
@@ -54,6 +56,8 @@ type Config struct {
 	Apiserver *x509.Certificate
 	Tokens    Tokens
 	Machines  Machines
+	// Servers lets further servers join; nil: this is the only one for ever.
+	Servers Servers
 	// Tunnel takes the connections of nodes; see NodeOf. It may be nil.
 	Tunnel http.Handler
 	Log    *slog.Logger
@@ -73,6 +77,7 @@ func NewHandler(c Config) *Handler {
 	h.mux.HandleFunc("GET "+caPath, h.serveCA)
 	h.mux.HandleFunc("GET "+clusterPath, h.serveCluster)
 	h.mux.HandleFunc("POST "+certificatesPath, h.serveCertificates)
+	h.handleServers()
 	if c.Tunnel != nil {
 		h.mux.Handle("GET "+connectPath, c.Tunnel)
 	}
@@ -195,7 +200,7 @@ func (h *Handler) serveCertificates(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	switch err := h.Machines.Claim(ctx, req.Node, req.Secret); {
 	case errors.Is(err, ErrNameTaken):
-		h.fail(w, r, http.StatusForbidden, fmt.Errorf("node name %q belongs to another machine, or to this one before it was wiped: on a server run \"kedge kubectl delete node %s\" if the old one is gone, or join with another --node-name or with --with-node-id", req.Node, req.Node))
+		h.fail(w, r, http.StatusForbidden, nameTaken(req.Node))
 		return
 	case err != nil:
 		h.fail(w, r, http.StatusServiceUnavailable, fmt.Errorf("check the node's name: %w", err))
@@ -212,6 +217,10 @@ func (h *Handler) serveCertificates(w http.ResponseWriter, r *http.Request) {
 	}
 	h.Log.Info("issued a node's certificates", "component", "join", "node", req.Node, "from", r.RemoteAddr)
 	h.answer(w, answer)
+}
+
+func nameTaken(node string) error {
+	return fmt.Errorf("node name %q belongs to another machine, or to this one before it was wiped: on a server run \"kedge kubectl delete node %s\" if the old one is gone, or join with another --node-name or with --with-node-id", node, node)
 }
 
 // issue is one certificate to sign.

@@ -47,6 +47,8 @@ func (s *fakeStore) Check(_ context.Context, t token.Token) error {
 	return nil
 }
 
+func (s *fakeStore) IsServer(t token.Token) bool { return t.User == token.Server && s.token.Equal(t) }
+
 func (s *fakeStore) Claim(_ context.Context, node, secret string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

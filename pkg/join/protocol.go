@@ -6,6 +6,7 @@
 //	GET  /v1-kedge/cluster       what all nodes of the cluster agree on
 //	POST /v1-kedge/certificates  certificates for the keys that a node made
 //	GET  /v1-kedge/connect       the tunnel through which the apiserver reaches the node
+//	POST /v1-kedge/servers/…     what further servers need; see Servers
 //
 // A machine that joins shows a token (HTTP basic authentication, see package
 // token); a node shows the client certificate it has. The name of a node belongs

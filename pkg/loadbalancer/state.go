@@ -20,6 +20,9 @@ type stateFile struct {
 	Servers []string `json:"servers"`
 }
 
+// Known returns the servers that a state file keeps; none if there is no file.
+func Known(path string) ([]string, error) { return (&state{path: path}).load() }
+
 // load returns the kept servers; none if there is no file.
 func (s *state) load() ([]string, error) {
 	if s.path == "" {

@@ -65,6 +65,9 @@ type Kubelet struct {
 	config KubeletConfig
 	server *options.KubeletServer
 	run    component.Runner
+
+	witness hostWitness
+	plugins []volume.VolumePlugin
 }
 
 // NewKubelet checks the user's arguments.
@@ -96,7 +99,7 @@ func NewKubelet(c KubeletConfig) (*Kubelet, error) {
 	if err := validation.ValidateKubeletConfiguration(kc, utilfeature.DefaultFeatureGate); err != nil {
 		return nil, fmt.Errorf("kubelet: %w", err)
 	}
-	return &Kubelet{config: c, server: &options.KubeletServer{KubeletFlags: *flags, KubeletConfiguration: *kc}}, nil
+	return &Kubelet{config: c, server: &options.KubeletServer{KubeletFlags: *flags, KubeletConfiguration: *kc}, witness: hostWitness{seen: make(chan struct{})}}, nil
 }
 
 // configure sets what has no flag, or is better said as a value.
@@ -188,6 +191,8 @@ func (k *Kubelet) Start(context.Context) error {
 	if err != nil {
 		return err
 	}
+	k.plugins = deps.VolumePlugins
+	deps.VolumePlugins = append(k.plugins[:len(k.plugins):len(k.plugins)], &k.witness)
 	if k.config.BeforeVolumes != nil {
 		deps.DynamicPluginProber = patientProber{deps.DynamicPluginProber, life, k.config.BeforeVolumes}
 	}

@@ -59,6 +59,8 @@ type Request struct {
 	// for clients.
 	DNSNames []string
 	IPs      []net.IP
+	// Peer makes a serving certificate one for clients too.
+	Peer bool
 }
 
 // EnsureCA loads the authority whose files exist, also when a user put them
@@ -174,9 +176,12 @@ func (ca *CA) Update(files KeyPair, req Request) (issued bool, err error) {
 // CA's own.
 func (ca *CA) Sign(req Request, public crypto.PublicKey) ([]byte, error) {
 	now := time.Now()
-	usage := x509.ExtKeyUsageClientAuth
+	usage := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	if req.serving() {
-		usage = x509.ExtKeyUsageServerAuth
+		usage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+		if req.Peer {
+			usage = append(usage, x509.ExtKeyUsageClientAuth)
+		}
 	}
 	notAfter := now.Add(certLifetime)
 	if ca.Certificate.NotAfter.Before(notAfter) {
@@ -188,7 +193,7 @@ func (ca *CA) Sign(req Request, public crypto.PublicKey) ([]byte, error) {
 		NotBefore:    laterOf(now.Add(-backdate), ca.Certificate.NotBefore),
 		NotAfter:     notAfter,
 		KeyUsage:     x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
-		ExtKeyUsage:  []x509.ExtKeyUsage{usage},
+		ExtKeyUsage:  usage,
 		DNSNames:     req.DNSNames,
 		IPAddresses:  req.IPs,
 	}

@@ -92,5 +92,6 @@ func requestOf(cert *x509.Certificate) Request {
 		Organization: cert.Subject.Organization,
 		DNSNames:     cert.DNSNames,
 		IPs:          cert.IPAddresses,
+		Peer:         len(cert.ExtKeyUsage) > 1,
 	}
 }

@@ -122,6 +122,13 @@ func (s *Server) leaves() ([]leaf, error) {
 		{clientCA, layout.Client("kube-apiserver-kubelet"), pki.Request{CommonName: controlplane.KubeletClientUser}},
 		{headerCA, layout.Client("auth-proxy"), pki.Request{CommonName: "system:auth-proxy"}},
 	}
+	if s.usesEtcd() {
+		ofEtcd, err := s.etcdLeaves()
+		if err != nil {
+			return nil, err
+		}
+		leaves = append(leaves, ofEtcd...)
+	}
 	for _, name := range []string{"kube-controller-manager", "kube-scheduler"} {
 		leaves = append(leaves, leaf{serverCA, layout.Serving(name), pki.Request{
 			CommonName: name,
@@ -133,6 +140,37 @@ func (s *Server) leaves() ([]leaf, error) {
 		leaves = append(leaves, leaf{clientCA, layout.Client(name), identity})
 	}
 	return leaves, nil
+}
+
+// etcdLeaves does the same for the embedded etcd.
+func (s *Server) etcdLeaves() ([]leaf, error) {
+	layout := s.layout
+	if err := os.MkdirAll(layout.EtcdDir(), 0o700); err != nil {
+		return nil, err
+	}
+	serverCA, err := pki.EnsureCA(layout.EtcdServerCA(), "kedge-etcd-server-ca")
+	if err != nil {
+		return nil, err
+	}
+	peerCA, err := pki.EnsureCA(layout.EtcdPeerCA(), "kedge-etcd-peer-ca")
+	if err != nil {
+		return nil, err
+	}
+	serving := pki.Request{
+		CommonName: "kedge-etcd-server",
+		DNSNames:   []string{"localhost", s.node.Name()},
+		IPs:        []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+		Peer:       true, // etcd also asks itself
+	}
+	peer := pki.Request{CommonName: "kedge-etcd-peer", DNSNames: serving.DNSNames, IPs: serving.IPs, Peer: true}
+	for _, address := range s.clusterAddresses() {
+		peer.IPs = append(peer.IPs, address.AsSlice())
+	}
+	return []leaf{
+		{serverCA, layout.EtcdServing(), serving},
+		{serverCA, layout.EtcdClient(), pki.Request{CommonName: "kedge-etcd-client"}},
+		{peerCA, layout.EtcdPeer(), peer},
+	}, nil
 }
 
 // update issues a certificate if the one that there is will not do.

@@ -24,13 +24,36 @@ type store interface {
 	TLS() datastore.TLS
 }
 
-func (s *Server) newStore() store {
+// newStore makes the datastore; etcd is nil unless it is the embedded one.
+func (s *Server) newStore() (kept store, etcd *datastore.Etcd, err error) {
 	socket := filepath.Join(config.RuntimeDir, "datastore.sock")
 	if d := s.config.Datastore; d.Endpoint != "" {
 		tls := datastore.TLS{CA: d.CAFile, Client: pki.KeyPair{Cert: d.CertFile, Key: d.KeyFile}}
-		return datastore.NewExternal(d.Endpoint.Reveal(), tls, socket, s.log)
+		return datastore.NewExternal(d.Endpoint.Reveal(), tls, socket, s.log), nil, nil
 	}
-	return datastore.NewSQLite(s.config.Paths.DB(), socket, s.log)
+	c := s.config
+	if !s.usesEtcd() {
+		if c.Etcd.ExposeMetrics || len(c.Etcd.Args) > 0 {
+			return nil, nil, errors.New("--etcd-arg and --etcd-expose-metrics have no effect with SQLite, which this server keeps its state in: remove them, or change to etcd with --cluster-init")
+		}
+		return datastore.NewSQLite(c.Paths.DB(), socket, s.log), nil, nil
+	}
+	settings := datastore.EtcdConfig{
+		Dir:           c.Paths.Etcd(),
+		SQLite:        c.Paths.DB(),
+		Node:          s.node.Name(),
+		Address:       s.node.Addresses()[0],
+		Advertised:    s.advertiseAddress(),
+		PKI:           s.layout,
+		ExposeMetrics: c.Etcd.ExposeMetrics,
+		Args:          c.Etcd.Args,
+		Log:           s.log,
+	}
+	if s.peers != nil {
+		settings.Peers = s.peers
+	}
+	etcd, err = datastore.NewEtcd(settings)
+	return etcd, etcd, err
 }
 
 // newKeeper looks after the snapshots of a server in a directory.

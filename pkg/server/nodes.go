@@ -36,6 +36,7 @@ type nodes struct {
 	own        string // name of this server's own node; empty: it has none
 	log        *slog.Logger
 	tunnel     *tunnel.Server
+	gone       func(ctx context.Context, node string) error // called for a deleted node; may be nil
 	run        component.Runner
 }
 
@@ -192,6 +193,11 @@ func (n *nodes) forget(ctx context.Context, client kubernetes.Interface, o any) 
 		return
 	}
 	n.tunnel.DeleteNode(node.Name)
+	if n.gone != nil {
+		if err := n.gone(ctx, node.Name); err != nil && ctx.Err() == nil {
+			n.log.Warn("a deleted node's server stays a member of etcd", "component", n.Name(), "node", node.Name, "err", err)
+		}
+	}
 	err := client.CoreV1().Secrets(metav1.NamespaceSystem).Delete(ctx, machineSecretName(node.Name), metav1.DeleteOptions{})
 	if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
 		n.log.Warn("the name of a deleted node stays its machine's", "component", n.Name(), "node", node.Name, "err", err)

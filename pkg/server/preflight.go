@@ -8,6 +8,7 @@ import (
 
 	"github.com/kedge-k8s/kedge/pkg/agent"
 	"github.com/kedge-k8s/kedge/pkg/config"
+	"github.com/kedge-k8s/kedge/pkg/datastore"
 	"github.com/kedge-k8s/kedge/pkg/hostcheck"
 )
 
@@ -40,7 +41,20 @@ func (s *Server) preflight(ctx context.Context) error {
 	if !s.config.DisableAgent {
 		s.node.ChooseSnapshotter()
 	}
-	return s.node.CheckPorts(ctx, Ports(s.config))
+	return s.node.CheckPorts(ctx, append(Ports(s.config), s.etcdPorts()...))
+}
+
+// etcdPorts are what the embedded etcd listens on, if there is one.
+func (s *Server) etcdPorts() []hostcheck.Port {
+	if !s.usesEtcd() {
+		return nil
+	}
+	const option = "" // they are the same on every server
+	return []hostcheck.Port{
+		{Host: "127.0.0.1", Number: datastore.EtcdClientPort, Use: "etcd", Option: option},
+		{Host: s.node.Addresses()[0].String(), Number: datastore.EtcdPeerPort, Use: "etcd's members", Option: option},
+		{Host: "127.0.0.1", Number: datastore.EtcdMetricsPort, Use: "etcd's metrics", Option: option},
+	}
 }
 
 // Ports are what a server listens on.

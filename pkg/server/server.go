@@ -9,15 +9,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/component-base/metrics/legacyregistry"
@@ -31,6 +30,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/datadir"
 	"github.com/kedge-k8s/kedge/pkg/datastore"
 	"github.com/kedge-k8s/kedge/pkg/helm"
+	"github.com/kedge-k8s/kedge/pkg/hostcheck"
 	"github.com/kedge-k8s/kedge/pkg/join"
 	"github.com/kedge-k8s/kedge/pkg/localpath"
 	"github.com/kedge-k8s/kedge/pkg/metrics"
@@ -54,6 +54,9 @@ type Server struct {
 	layout pki.Layout
 	node   *agent.Node
 	began  time.Time
+	peers  *peers // nil: no other server was named
+
+	known atomic.Pointer[[]string] // servers of the cluster, as host:port; nil: not known yet
 
 	// Ready is called once, when the node is Ready, or the control plane of a
 	// server without one.
@@ -86,6 +89,10 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := s.preflight(ctx); err != nil {
 		return err
 	}
+	var err error
+	if s.peers, err = s.newPeers(); err != nil {
+		return err
+	}
 	// What can't be used is refused here, before anything is written.
 	components, err := s.components()
 	if err != nil {
@@ -106,6 +113,14 @@ func (s *Server) Run(ctx context.Context) error {
 	if !s.config.DisableAgent {
 		if err := s.node.Prepare(); err != nil {
 			return err
+		}
+	}
+	if s.peers != nil {
+		if err := s.peers.join(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil // asked to stop while it waited
+			}
+			return fmt.Errorf("join the cluster: %w", err)
 		}
 	}
 	manager, err := component.NewManager(s.log, components...)
@@ -131,7 +146,10 @@ func (s *Server) components() ([]component.Component, error) {
 	if err != nil {
 		return nil, err
 	}
-	store := s.newStore()
+	store, etcd, err := s.newStore()
+	if err != nil {
+		return nil, err
+	}
 	own := s.node.Name()
 	if c.DisableAgent {
 		own = ""
@@ -139,6 +157,11 @@ func (s *Server) components() ([]component.Component, error) {
 	nodes := newNodes(s.layout.Kubeconfig("join"), own, s.log)
 	tokens := newTokens(c.Join, c.Paths, s.layout)
 	desk := &joinDesk{server: s, nodes: nodes, tokens: tokens}
+	if etcd != nil {
+		desk.servers = servers{etcd, s}
+		nodes.gone = etcd.RemoveNode
+		tokens.others = func() int { return len(etcd.Members()) - 1 }
+	}
 	nodes.tunnel = tunnel.NewServer(tunnel.ServerOptions{Authenticate: desk.nodeOf, Log: s.log})
 
 	apiserver, err := controlplane.NewAPIServer(controlplane.APIServerConfig{
@@ -150,6 +173,7 @@ func (s *Server) components() ([]component.Component, error) {
 		ClusterDomain:    c.Network.ClusterDomain,
 		Datastore:        store.Endpoint(),
 		DatastoreTLS:     store.TLS(),
+		Several:          etcd != nil,
 		PKI:              s.layout,
 		ConfigDir:        filepath.Join(c.Paths.Server(), "etc"),
 		Profiling:        c.ControlPlane.EnablePprof,
@@ -188,8 +212,11 @@ func (s *Server) components() ([]component.Component, error) {
 		commands,
 		store,
 		apiserver,
-		controllerManager,
 		nodes,
+	}
+	// What only one of several servers runs.
+	alone := []component.Component{
+		controllerManager,
 		&serviceLB{
 			kubeconfig: s.layout.Kubeconfig("servicelb"),
 			disabled:   c.AddOns.Disables("servicelb"),
@@ -201,19 +228,23 @@ func (s *Server) components() ([]component.Component, error) {
 			Disabled:   c.AddOns.Disabled,
 			Variables:  s.manifestVariables,
 			Kubeconfig: s.layout.Kubeconfig("addons"),
+			Server:     s.identity(etcd),
 			Log:        s.log,
 		}),
 	}
-	if c.Datastore.Endpoint != "" {
-		noSnapshots(commands)
-	} else {
+	switch {
+	case c.Datastore.Endpoint != "":
+		noSnapshots(commands, "an external datastore")
+	case etcd != nil:
+		noSnapshots(commands, "embedded etcd")
+	default:
 		components = append(components, s.newSnapshots(commands))
 	}
 	if !slices.Contains(c.AddOns.Disabled, "coredns") {
-		components = append(components, nodehosts.NewController(s.layout.Kubeconfig("node-hosts"), s.log))
+		alone = append(alone, nodehosts.NewController(s.layout.Kubeconfig("node-hosts"), s.log))
 	}
 	if !slices.Contains(c.AddOns.Disabled, "metrics-server") {
-		components = append(components, &servingSecret{
+		alone = append(alone, &servingSecret{
 			kubeconfig: s.layout.Kubeconfig("addons"),
 			ca:         s.layout.ServerCA(),
 			service:    "metrics-server",
@@ -221,7 +252,7 @@ func (s *Server) components() ([]component.Component, error) {
 		})
 	}
 	if !c.AddOns.DisableHelm {
-		components = append(components, helm.New(helm.Config{
+		alone = append(alone, helm.New(helm.Config{
 			Kubeconfig: s.layout.Kubeconfig("helm"),
 			StaticDir:  c.Paths.Static(),
 			Log:        s.log,
@@ -236,17 +267,24 @@ func (s *Server) components() ([]component.Component, error) {
 		if err != nil {
 			return nil, err
 		}
-		components = append(components, scheduler)
+		alone = append(alone, scheduler)
 	}
 	if external {
-		components = append(components, controlplane.NewCloudController(s.layout))
+		alone = append(alone, controlplane.NewCloudController(s.layout))
+	}
+	beforeVolumes := controllerManager.Built
+	var ports []hostcheck.FirewallPort
+	if etcd != nil {
+		beforeVolumes = nil // this server may not lead; see leader
+		ports = []hostcheck.FirewallPort{{Number: datastore.EtcdPeerPort, Protocol: "tcp"}}
 	}
 	if !c.DisableAgent {
 		parts, err := s.node.Components(agent.Setup{
 			Cluster:       s.cluster(),
 			Credentials:   s.credentials(),
 			Profiling:     c.ControlPlane.EnablePprof,
-			BeforeVolumes: controllerManager.Built,
+			Ports:         ports,
+			BeforeVolumes: beforeVolumes,
 		})
 		if err != nil {
 			return nil, err
@@ -254,7 +292,7 @@ func (s *Server) components() ([]component.Component, error) {
 		components = append(components, parts...)
 	}
 	if !slices.Contains(c.AddOns.Disabled, localpath.AddOn) {
-		components = append(components, &storage{
+		alone = append(alone, &storage{
 			kubeconfig: s.layout.Kubeconfig(localpath.AddOn),
 			path:       c.AddOns.LocalStoragePath,
 			own:        own,
@@ -263,7 +301,19 @@ func (s *Server) components() ([]component.Component, error) {
 			log:        s.log,
 		})
 	}
+	if etcd == nil {
+		return append(components, alone...), controlplane.SetFeatureGates()
+	}
+	components = append(components, s.among(etcd, tokens, controllerManager, alone)...)
 	return components, controlplane.SetFeatureGates()
+}
+
+// identity is this server's name among several; empty: it is the only one.
+func (s *Server) identity(etcd *datastore.Etcd) string {
+	if etcd == nil {
+		return ""
+	}
+	return s.node.Name()
 }
 
 // cluster is what nodes are told of the cluster.
@@ -286,7 +336,7 @@ func (s *Server) cluster() join.Cluster {
 		EmbeddedRegistry:  s.config.Images.EmbeddedRegistry,
 		SupervisorMetrics: control.SupervisorMetrics,
 		DefaultRegistry:   s.config.Images.DefaultRegistry,
-		Servers:           []string{net.JoinHostPort(s.advertiseAddress().String(), strconv.Itoa(int(control.Port)))},
+		Servers:           s.allServers(),
 	}
 }
 
@@ -337,6 +387,7 @@ type joinDesk struct {
 	server  *Server
 	nodes   *nodes
 	tokens  *tokens
+	servers join.Servers // nil: no others can join
 	handler *join.Handler
 }
 
@@ -366,6 +417,7 @@ func (d *joinDesk) front() (func(http.Handler) http.Handler, error) {
 		Apiserver: apiserver,
 		Tokens:    d.tokens,
 		Machines:  machines{client},
+		Servers:   d.servers,
 		Tunnel:    d.nodes.tunnel,
 		Log:       d.server.log,
 	})

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -384,11 +385,12 @@ func (s *snapshots) prune(ctx context.Context, r control.Snapshots) ([]string, e
 	return gone, s.pruneBucket(ctx, bucket, prefix, keep)
 }
 
-// noSnapshots refuses the commands where the datastore is not Kedge's own.
-func noSnapshots(commands *control.Server) {
+// noSnapshots refuses the commands where Kedge takes no snapshots of the
+// datastore.
+func noSnapshots(commands *control.Server, datastore string) {
 	for _, command := range []string{control.SaveSnapshot, control.ListSnapshots, control.DeleteSnapshots, control.PruneSnapshots} {
 		control.Handle(commands, command, func(context.Context, control.Snapshots) (control.None, error) {
-			return control.None{}, errors.New("this server keeps the cluster's state in an external datastore: make backups with that one's own tools")
+			return control.None{}, fmt.Errorf("this server keeps the cluster's state in %s, of which Kedge takes no snapshots: make backups with its own tools", datastore)
 		})
 	}
 }

@@ -29,6 +29,7 @@ type tokens struct {
 	layout pki.Layout
 
 	client kubernetes.Interface // for bootstrap tokens
+	others func() int           // how many other servers there are; nil: there can't be any
 
 	mu           sync.RWMutex
 	server, node token.Token
@@ -106,6 +107,20 @@ func (t *tokens) Check(ctx context.Context, given token.Token) error {
 	return nil
 }
 
+// IsServer implements join.Tokens.
+func (t *tokens) IsServer(given token.Token) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.server.Equal(given)
+}
+
+// secret is that of the cluster's token.
+func (t *tokens) secret() string {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.server.Secret()
+}
+
 // checkBootstrap looks a bootstrap token up:
 // https://kubernetes.io/docs/reference/access-authn-authz/bootstrap-tokens/
 func (t *tokens) checkBootstrap(ctx context.Context, given token.Token) error {
@@ -139,6 +154,9 @@ func (t *tokens) rotate(context.Context, control.None) (control.Rotated, error) 
 		if configured.secret != "" {
 			return control.Rotated{}, fmt.Errorf("this server is given its token by its configuration (%s), and would have the old one again at its next start: change it there, and restart the server", configured.options)
 		}
+	}
+	if t.others != nil && t.others() > 0 {
+		return control.Rotated{}, fmt.Errorf("the cluster has %d other servers, which would go on with the old tokens: give all servers the new ones by --token-file and --agent-token-file (or KEDGE_TOKEN, KEDGE_AGENT_TOKEN), and restart one after the other", t.others())
 	}
 	ca, err := os.ReadFile(t.layout.ServerCA().Cert)
 	if err != nil {

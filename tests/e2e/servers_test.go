@@ -1,0 +1,406 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/kedge-k8s/kedge/pkg/token"
+	"github.com/kedge-k8s/kedge/tests/testbed"
+)
+
+// maxWriteGap is how long writes may pause when a server dies.
+const maxWriteGap = 6 * time.Second
+
+// quorum is a cluster of several servers.
+type quorum struct {
+	*fleet
+	hosts     []*testbed.Host
+	processes []*testbed.Process
+}
+
+// newQuorum makes hosts for servers, and starts the first one.
+func newQuorum(t *testing.T, servers int) *quorum {
+	t.Helper()
+	bed := testbed.New(t)
+	q := &quorum{processes: make([]*testbed.Process, servers)}
+	for i := range servers {
+		q.hosts = append(q.hosts, newHost(t, bed, fmt.Sprintf("server-%d", i+1)))
+	}
+	q.fleet = &fleet{cluster: &cluster{node: q.hosts[0]}, bed: bed}
+	q.run(t, 0, "--cluster-init")
+	q.server = q.processes[0]
+	return q
+}
+
+// run starts a server and waits until it is ready.
+func (q *quorum) run(t *testing.T, i int, args ...string) {
+	t.Helper()
+	var err error
+	if q.processes[i], err = q.hosts[i].Start(append([]string{"server"}, args...)...); err != nil {
+		t.Fatal(err)
+	}
+	q.ready(t, i)
+}
+
+func (q *quorum) ready(t *testing.T, i int) {
+	t.Helper()
+	if err := q.processes[i].WaitReady(t.Context(), limit); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (q *quorum) url(i int) string { return "https://" + q.hosts[i].Address.String() + ":6443" }
+
+// giveServerToken puts the cluster's token for servers on a host.
+func (q *quorum) giveServerToken(t *testing.T, host *testbed.Host) {
+	t.Helper()
+	content, err := os.ReadFile(q.hosts[0].Path("/var/lib/kedge/server/token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, host, "/etc/kedge/token", string(content), 0o600)
+}
+
+// joinArgs let a server join through another one.
+func (q *quorum) joinArgs(through int) []string {
+	return []string{"--server", q.url(through), "--token-file", "/etc/kedge/token"}
+}
+
+// endpoints waits until the Service kubernetes lists so many servers, as asked
+// from one of them.
+func (q *quorum) endpoints(t *testing.T, from, want int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d API servers to be listed", want), func() (bool, string) {
+		out, err := q.hosts[from].Kubectl(t.Context(), "get", "endpointslices", "kubernetes", "-o", "jsonpath={.endpoints[*].addresses[0]}")
+		return err == nil && len(strings.Fields(out)) == want, fmt.Sprint(out, err)
+	})
+}
+
+// nodeReady waits until a node is Ready, as asked from a server.
+func (q *quorum) nodeReady(t *testing.T, from int, name string) {
+	t.Helper()
+	eventually(t, "node "+name+" to be Ready", func() (bool, string) {
+		out, err := q.hosts[from].Kubectl(t.Context(), "get", "node", name, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
+		return err == nil && out == "True", fmt.Sprint(out, err)
+	})
+}
+
+// writer writes to one server's API all the time.
+type writer struct {
+	stop func()
+	last atomic.Int64 // number of the last acknowledged write
+	gap  atomic.Int64 // longest time between two
+}
+
+func (q *quorum) write(t *testing.T, to int) *writer {
+	t.Helper()
+	a := newAPI(t, q.hosts[to])
+	a.client.Timeout = time.Second
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	w := &writer{stop: func() { cancel(); <-done }}
+	const path = "/api/v1/namespaces/default/configmaps"
+	object := func(n int64) map[string]any {
+		return map[string]any{
+			"apiVersion": "v1", "kind": "ConfigMap",
+			"metadata": map[string]string{"name": "writer"}, "data": map[string]string{"n": fmt.Sprint(n)},
+		}
+	}
+	if _, err := a.do(ctx, http.MethodPost, path, object(0)); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(done)
+		acknowledged := time.Now()
+		for n := int64(1); ctx.Err() == nil; n++ {
+			if _, err := a.do(ctx, http.MethodPut, path+"/writer", object(n)); err == nil {
+				w.gap.Store(max(w.gap.Load(), int64(time.Since(acknowledged))))
+				acknowledged = time.Now()
+				w.last.Store(n)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}()
+	return w
+}
+
+// TestServers grows a cluster to three servers, and takes them away one by one.
+func TestServers(t *testing.T) {
+	t.Parallel()
+	began := time.Now()
+	step := func(format string, args ...any) {
+		t.Logf("%5.1f s: %s", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
+	}
+	q := newQuorum(t, 3)
+	step("the first server is ready")
+
+	t.Run("refused", func(t *testing.T) {
+		q.giveServerToken(t, q.hosts[1])
+		agentToken, err := os.ReadFile(q.hosts[0].Path("/var/lib/kedge/server/agent-token"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		put(t, q.hosts[1], "/etc/kedge/agent-token", string(agentToken), 0o600)
+		bare, err := token.Parse(strings.TrimSpace(string(agentToken)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		put(t, q.hosts[1], "/etc/kedge/bare-token", bare.Secret(), 0o600)
+		server := q.url(0)
+		// Unpacks the programs, of which it says something.
+		if _, err := q.hosts[1].Kedge(t.Context(), "--version"); err != nil {
+			t.Fatal(err)
+		}
+		for name, test := range map[string]struct{ args, want []string }{
+			"other options": {append(q.joinArgs(0), "--flannel-backend=host-gw", "--cluster-domain=other.local"),
+				[]string{"must agree", `flannel-backend is "vxlan" on this server and "host-gw"`, `cluster-domain is "cluster.local" on this server and "other.local"`}},
+			"the agents' token":        {[]string{"--server", server, "--token-file", "/etc/kedge/agent-token"}, []string{"agents join", "server/token"}},
+			"the agents' bare secret":  {[]string{"--server", server, "--token-file", "/etc/kedge/bare-token"}, []string{"only the token of servers"}},
+			"no token":                 {[]string{"--server", server}, []string{"has not joined yet", "--token-file"}},
+			"an argument of Kedge's":   {append(q.joinArgs(0), "--etcd-arg=data-dir=/x"), []string{"--etcd-arg", "data-dir is decided by Kedge"}},
+			"an argument etcd has not": {append(q.joinArgs(0), "--etcd-arg=hartbeat=1"), []string{"--etcd-arg", `"hartbeat"`}},
+		} {
+			t.Run(name, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				result, err := q.hosts[1].Run(ctx, nil, q.hosts[1].Binary, append([]string{"server"}, test.args...)...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				last := lastLine(result.Stderr, "kedge: ")
+				for _, want := range test.want {
+					if result.Code <= 0 || !strings.Contains(last, want) {
+						t.Errorf("ends with code %d and doesn't say %q, but: %s", result.Code, want, last)
+					}
+				}
+				for _, left := range []string{"server/tls/server-ca.key", "server/db"} {
+					if _, err := os.Stat(q.hosts[1].Path(filepath.Join("/var/lib/kedge", left))); err == nil {
+						t.Errorf("%s is left", left)
+					}
+				}
+			})
+		}
+	})
+
+	for i := 1; i < 3; i++ { // at the same time
+		q.giveServerToken(t, q.hosts[i])
+		var err error
+		if q.processes[i], err = q.hosts[i].Start(append([]string{"server"}, q.joinArgs(0)...)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := &agent{name: "agent-1", host: newHost(t, q.bed, "agent-1")}
+	q.join(t, a)
+	for i := 1; i < 3; i++ {
+		q.ready(t, i)
+		q.nodeReady(t, i, fmt.Sprintf("server-%d", i+1))
+	}
+	q.nodeReady(t, 1, a.name)
+	q.endpoints(t, 2, 3)
+	step("two more servers and an agent are ready")
+	for i := range q.hosts {
+		name := fmt.Sprintf("server-%d", i+1)
+		eventually(t, name+" to have its roles", func() (bool, string) {
+			out, err := q.hosts[0].Kubectl(t.Context(), "get", "node", name, "--no-headers")
+			return err == nil && strings.Contains(out, "control-plane,etcd"), fmt.Sprint(out, err)
+		})
+	}
+
+	t.Run("the first server is killed", func(t *testing.T) {
+		w := q.write(t, 1)
+		time.Sleep(2 * time.Second)
+		killed := w.last.Load()
+		if err := q.processes[0].Kill(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "writes to go on", func() (bool, string) {
+			return w.last.Load() > killed+50, fmt.Sprint(killed, w.last.Load())
+		})
+		step("writes go on")
+		eventually(t, "the controllers to run on another server", func() (bool, string) {
+			_, _ = q.hosts[1].Kubectl(t.Context(), "create", "namespace", "afterwards")
+			out, err := q.hosts[1].Kubectl(t.Context(), "get", "serviceaccount", "default", "-n", "afterwards", "-o", "name")
+			return err == nil, fmt.Sprint(out, err)
+		})
+		step("another server leads")
+		w.stop()
+		t.Logf("longest pause of writes: %s, %d writes", time.Duration(w.gap.Load()).Round(time.Millisecond), w.last.Load())
+		if gap := time.Duration(w.gap.Load()); gap > maxWriteGap {
+			t.Errorf("writes paused for %s, want %s at most", gap, maxWriteGap)
+		}
+		// Whatever was acknowledged is there.
+		out, err := q.hosts[2].Kubectl(t.Context(), "get", "configmap", "writer", "-o", "jsonpath={.data.n}")
+		if err != nil || out != fmt.Sprint(w.last.Load()) && out != fmt.Sprint(w.last.Load()+1) {
+			t.Errorf("the last write was %d, the object says %q, error %v", w.last.Load(), out, err)
+		}
+		q.endpoints(t, 1, 2)
+		// The agent, which joined through the dead server, goes on with the others, and
+		// comes up again with none but those it has learned of.
+		q.nodeReady(t, 1, a.name)
+		if _, _, err := a.process.Stop(30 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+		if a.process, err = a.host.Start("agent", "--server", q.url(0)); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the agent to be Ready without the server it joined through", func() (bool, string) {
+			return strings.Contains(a.process.Log(), "node is Ready"), a.process.Log()
+		})
+		step("the agent started without its first server")
+		q.run(t, 0, "--cluster-init")
+		q.endpoints(t, 0, 3)
+		step("the killed server is back")
+	})
+
+	t.Run("a wiped server joins again", func(t *testing.T) {
+		if err := q.processes[2].Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(q.hosts[2].Path("/var/lib/kedge/server")); err != nil {
+			t.Fatal(err)
+		}
+		q.run(t, 2, q.joinArgs(1)...)
+		q.nodeReady(t, 2, "server-3")
+		q.endpoints(t, 2, 3)
+		step("the wiped server is back")
+	})
+
+	t.Run("a deleted node leaves etcd", func(t *testing.T) {
+		if _, code, err := q.processes[2].Stop(30 * time.Second); err != nil || code != 0 {
+			t.Fatalf("stopping ended with code %d, error %v", code, err)
+		}
+		if _, err := q.hosts[0].Kubectl(t.Context(), "delete", "node", "server-3"); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "its member to be removed", func() (bool, string) {
+			logs := q.processes[0].Log() + q.processes[1].Log()
+			return strings.Contains(logs, "removed the member of a deleted node"), logs
+		})
+		q.run(t, 2, q.joinArgs(0)...)
+		if !strings.Contains(q.processes[2].Log(), "was removed from the cluster's members") {
+			t.Errorf("the server doesn't say that it was removed:\n%s", q.processes[2].Log())
+		}
+		q.endpoints(t, 2, 3)
+		step("the removed server is back")
+	})
+
+	t.Run("no quorum", func(t *testing.T) {
+		for _, i := range []int{0, 1} {
+			if err := q.processes[i].Kill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		eventually(t, "the last server to say that the quorum is lost", func() (bool, string) {
+			return strings.Contains(q.processes[2].Log(), "etcd has lost its quorum"), q.processes[2].Log()
+		})
+		line := lastLine(q.processes[2].Log(), "lost its quorum")
+		for _, host := range q.hosts[:2] {
+			if !strings.Contains(line, host.Address.String()) {
+				t.Errorf("the line doesn't name %s: %s", host.Address, line)
+			}
+		}
+		q.run(t, 0)
+		eventually(t, "writes to go on", func() (bool, string) {
+			out, err := q.hosts[2].Kubectl(t.Context(), "annotate", "--overwrite", "node", "server-3", "test/written=true")
+			return err == nil, fmt.Sprint(out, err)
+		})
+		step("there is a quorum again")
+	})
+}
+
+// TestFromSQLite takes the state of a cluster over into etcd.
+func TestFromSQLite(t *testing.T) {
+	t.Parallel()
+	bed := testbed.New(t)
+	c := &cluster{node: newHost(t, bed, "node")}
+	c.start(t)
+	if _, err := c.node.Kubectl(t.Context(), "create", "configmap", "kept", "--from-literal=key=value"); err != nil {
+		t.Fatal(err)
+	}
+	identities := func() string {
+		t.Helper()
+		out, err := c.node.Kubectl(t.Context(), "get", "nodes,services,secrets,serviceaccounts,configmaps,deployments,namespaces", "-A",
+			"-o", `jsonpath={range .items[*]}{.kind} {.metadata.name} {.metadata.uid}{"\n"}{end}`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	version := func() int {
+		t.Helper()
+		out, err := c.node.Kubectl(t.Context(), "get", "--raw", "/api/v1/namespaces/default/configmaps")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var list struct {
+			Metadata struct{ ResourceVersion string }
+		}
+		if err := json.Unmarshal([]byte(out), &list); err != nil {
+			t.Fatal(err)
+		}
+		n, err := strconv.Atoi(list.Metadata.ResourceVersion)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before, revision := identities(), version()
+	stop(t, c.server)
+	// An earlier attempt was cut short.
+	put(t, c.node, "/var/lib/kedge/server/db/etcd.migrating/member/snap/db", "half", 0o600)
+	c.start(t, "--cluster-init")
+	t.Log(lastLine(c.server.Log(), "took the state of SQLite over"))
+	after := identities()
+	for object := range strings.Lines(before) {
+		if !strings.Contains(after, object) {
+			t.Errorf("%s is gone, or another one", strings.TrimSpace(object))
+		}
+	}
+	if now := version(); now <= revision {
+		t.Errorf("the revision was %d and is %d: clients would wait in silence", revision, now)
+	}
+	db := c.node.Path("/var/lib/kedge/server/db")
+	for name, want := range map[string]bool{"state.db": false, "state.db.before-etcd": true, "etcd.migrating": false} {
+		if _, err := os.Stat(filepath.Join(db, name)); (err == nil) != want {
+			t.Errorf("%s exists: %v, want %v", name, err == nil, want)
+		}
+	}
+	stop(t, c.server)
+	c.start(t) // goes on with etcd
+	if out, err := c.node.Kubectl(t.Context(), "get", "configmap", "kept", "-o", "jsonpath={.data.key}"); err != nil || out != "value" {
+		t.Errorf("the object is %q, error %v", out, err)
+	}
+
+	// What a further server gets is all of it, of the same revision.
+	q := &quorum{fleet: &fleet{cluster: c, bed: bed}, hosts: []*testbed.Host{c.node, newHost(t, bed, "second")}, processes: []*testbed.Process{c.server, nil}}
+	q.giveServerToken(t, q.hosts[1])
+	q.run(t, 1, q.joinArgs(0)...)
+	if out, err := q.hosts[1].Kubectl(t.Context(), "get", "configmap", "kept", "-o", "jsonpath={.data.key} {.metadata.uid}"); err != nil || !strings.HasPrefix(out, "value ") {
+		t.Errorf("the second server says %q, error %v", out, err)
+	}
+	revisions := map[string]bool{}
+	for _, host := range q.hosts {
+		out, err := host.Kubectl(t.Context(), "get", "--raw", "/api/v1/namespaces/default/configmaps/kept")
+		if err != nil {
+			t.Fatal(err)
+		}
+		revisions[out] = true
+	}
+	if len(revisions) != 1 {
+		t.Errorf("the servers differ: %v", revisions)
+	}
+	// etcd compares the members' content when one starts.
+	stop(t, q.processes[1])
+	q.run(t, 1, q.joinArgs(0)...)
+}
