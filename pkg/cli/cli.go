@@ -78,6 +78,7 @@ func newApp(out, errOut io.Writer) *cli.App {
 			{Name: "ctr", Usage: "talk to containerd, for debugging", SkipFlagParsing: true},
 			tokenCommand(),
 			certificateCommand(),
+			secretsEncryptCommand(),
 			checkConfigCommand(),
 			completionCommand(),
 			versionCommand(),

@@ -37,6 +37,7 @@ type Server struct {
 	Logging      Logging
 	Network      Network
 	ControlPlane ControlPlane
+	Security     Security
 	AddOns       AddOns
 	Images       Images
 	Kubeconfig   Kubeconfig
@@ -120,6 +121,12 @@ type ControlPlane struct {
 	APIServerArgs         []Arg
 	ControllerManagerArgs []Arg
 	SchedulerArgs         []Arg
+}
+
+// Security says how the control plane is hardened.
+type Security struct {
+	EncryptSecrets     bool   // in the datastore of a new cluster
+	EncryptionProvider string // cipher of new keys
 }
 
 // AddOns says which packaged add-ons are deployed, and how.

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/kedge-k8s/kedge/pkg/encryption"
 )
 
 // Kind is the kind of value an option takes.
@@ -24,6 +26,7 @@ const (
 	categoryLogging    = "Logging"
 	categoryJoin       = "Joining"
 	categoryListener   = "Listener"
+	categorySecurity   = "Security"
 	categoryNetwork    = "Networking"
 	categoryKubeconfig = "Admin kubeconfig"
 	categoryComponents = "Components"
@@ -252,6 +255,16 @@ func clusterOptions() []Option {
 			Name: "tls-san", Kind: List, Category: categoryListener,
 			Help: "Let clients also reach the Kubernetes API by this `NAME`, a host name or IP address; may be repeated",
 			bind: many(parseSAN, func(s *Server) *[]string { return &s.ControlPlane.TLSSANs }),
+		},
+		{
+			Name: "secrets-encryption", Kind: Bool, Default: "true", Category: categorySecurity,
+			Help: "Encrypt Secrets in the datastore of a new cluster; kedge secrets-encrypt changes one that exists",
+			bind: one(parseBool, func(s *Server) *bool { return &s.Security.EncryptSecrets }),
+		},
+		{
+			Name: "secrets-encryption-provider", Default: encryption.Providers()[0], Choices: encryption.Providers(), Category: categorySecurity,
+			Help: "Make keys for Secrets of this `CIPHER`: secretbox, or aescbc where only FIPS 140's algorithms are allowed",
+			bind: one(choice("cipher", encryption.Providers()), func(s *Server) *string { return &s.Security.EncryptionProvider }),
 		},
 		{
 			Name: "cluster-cidr", Kind: List, Default: "10.42.0.0/16", Category: categoryNetwork,

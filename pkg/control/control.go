@@ -15,6 +15,11 @@ const (
 	// RotateTokens replaces the cluster's own tokens, on servers. Its answer is
 	// Rotated.
 	RotateTokens = "rotate-tokens"
+	// EncryptSecrets begins a change of the keys of Secrets, on servers. Its
+	// request is Encrypt, its answer Encryption.
+	EncryptSecrets = "encrypt-secrets"
+	// EncryptionStatus asks how a change of keys goes. Its answer is Encryption.
+	EncryptionStatus = "encryption-status"
 )
 
 // None is a request without parameters.
@@ -23,6 +28,30 @@ type None struct{}
 // Rotated lists the files that hold something new.
 type Rotated struct {
 	Files []string `json:"files"`
+}
+
+// Encrypt asks for a change of the keys of Secrets.
+type Encrypt struct {
+	Change string `json:"change"` // enable, disable, prepare, rotate, rotate-keys, reencrypt
+}
+
+// Encryption is how Secrets are encrypted in the datastore.
+type Encryption struct {
+	Enabled bool            `json:"enabled"`
+	Stage   string          `json:"stage"`
+	Keys    []EncryptionKey `json:"keys"`
+	// Running says that Secrets are being written again: Done of Total.
+	Running bool   `json:"running"`
+	Done    int    `json:"done"`
+	Total   int    `json:"total"`
+	Error   string `json:"error,omitempty"` // with which the last run ended
+}
+
+// EncryptionKey is a key, without its secret.
+type EncryptionKey struct {
+	Name   string `json:"name"`
+	Type   string `json:"type"`
+	Active bool   `json:"active"` // writes with it
 }
 
 // failure is the body of an answer that is not 200.

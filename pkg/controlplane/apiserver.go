@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -39,6 +40,7 @@ type APIServerConfig struct {
 	Datastore        string // etcd endpoint URL
 	PKI              pki.Layout
 	ConfigDir        string // for files made from this configuration
+	EncryptionConfig string // file of the keys of Secrets
 	Profiling        bool
 	ExtraArgs        []config.Arg
 	// Front is called once the certificates are there; what it returns wraps the
@@ -55,6 +57,7 @@ type APIServerConfig struct {
 type APIServer struct {
 	config  APIServerConfig
 	options *options.ServerRunOptions
+	secrets secretsStore
 	run     component.Runner
 }
 
@@ -80,7 +83,7 @@ func NewAPIServer(c APIServerConfig) (*APIServer, error) {
 	if err := setFlags(&sets, c.flags(), "kube-apiserver-arg", c.ExtraArgs); err != nil {
 		return nil, err
 	}
-	return &APIServer{config: c, options: o}, nil
+	return &APIServer{config: c, options: o, secrets: secretsStore{file: c.EncryptionConfig}}, nil
 }
 
 func (c APIServerConfig) url() string { return LocalURL(c.BindAddress, c.Port) }
@@ -109,6 +112,12 @@ func (c APIServerConfig) ownAuthentication() bool {
 		}
 	}
 	return true
+}
+
+// OwnEncryption says whether the keys of Secrets are Kedge's, not those of a file
+// that the user's arguments name.
+func (c APIServerConfig) OwnEncryption() bool {
+	return !slices.ContainsFunc(c.ExtraArgs, func(arg config.Arg) bool { return arg.Name == "encryption-provider-config" })
 }
 
 func (c APIServerConfig) flags() map[string]string {
@@ -158,6 +167,10 @@ func (c APIServerConfig) flags() map[string]string {
 	if c.DialPods {
 		flags["enable-aggregator-routing"] = "true"
 	}
+	if c.OwnEncryption() {
+		flags["encryption-provider-config"] = c.EncryptionConfig
+		flags["encryption-provider-config-automatic-reload"] = "true"
+	}
 	if c.ownAuthentication() {
 		flags["authentication-config"] = c.authenticationConfig()
 	} else {
@@ -204,6 +217,11 @@ func (a *APIServer) Start(ctx context.Context) error {
 	kube := chain.KubeAPIs.ControlPlane.Generic
 	kube.SkipOpenAPIInstallation = true // see openAPI
 	kube.DisabledPostStartHooks.Insert(upstreamBootstrapHooks...)
+	if a.config.OwnEncryption() {
+		if err := a.secrets.takeOver(kube); err != nil {
+			return err
+		}
+	}
 	completeChain, err := chain.Complete()
 	if err != nil {
 		return err
@@ -224,6 +242,11 @@ func (a *APIServer) Start(ctx context.Context) error {
 	})
 	if err != nil {
 		return err
+	}
+	if a.config.OwnEncryption() {
+		if err := a.secrets.connect(loopback); err != nil {
+			return err
+		}
 	}
 	nodeMetrics, err := newNodeMetrics(loopback)
 	if err != nil {

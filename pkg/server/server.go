@@ -84,6 +84,9 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := os.MkdirAll(config.RuntimeDir, 0o755); err != nil {
 		return err
 	}
+	if err := s.ensureEncryption(); err != nil {
+		return err
+	}
 	s.node.RaiseLimits()
 	if !s.config.DisableAgent {
 		if err := s.node.Prepare(); err != nil {
@@ -133,6 +136,7 @@ func (s *Server) components() ([]component.Component, error) {
 		Datastore:        store.Endpoint(),
 		PKI:              s.layout,
 		ConfigDir:        filepath.Join(c.Paths.Server(), "etc"),
+		EncryptionConfig: s.encryptionFiles().Config,
 		Profiling:        c.ControlPlane.EnablePprof,
 		ExtraArgs:        c.ControlPlane.APIServerArgs,
 		Front:            desk.front,
@@ -159,11 +163,15 @@ func (s *Server) components() ([]component.Component, error) {
 	commands := control.NewServer(filepath.Join(config.RuntimeDir, control.Socket), "server", s.log)
 	control.Handle(commands, control.RotateCertificates, certificates.rotate)
 	control.Handle(commands, control.RotateTokens, tokens.rotate)
+	secrets := newSecretsEncryption(s.encryptionFiles(), c.Security.EncryptionProvider, apiserver, s.log)
+	control.Handle(commands, control.EncryptSecrets, secrets.change)
+	control.Handle(commands, control.EncryptionStatus, secrets.status)
 
 	components := []component.Component{
 		certificates,
 		tokens,
 		commands,
+		secrets,
 		store,
 		apiserver,
 		controllerManager,
