@@ -114,6 +114,11 @@ func (a *Agent) preflight(ctx context.Context) error {
 	if err := a.node.Check(ctx); err != nil {
 		return err
 	}
+	if a.config.Node.Profile == config.ProfileCIS {
+		if err := CheckPrivate(a.config.ConfigFile, a.config.ConfigFile+".d"); err != nil {
+			return err
+		}
+	}
 	if err := a.dir().Check(); err != nil {
 		return err
 	}
@@ -170,7 +175,7 @@ func (a *Agent) components(m *member) ([]component.Component, error) {
 			a.log.Warn("the cluster's servers can't be kept", "component", "servers", "servers", list, "err", err)
 		}
 	})
-	renewal := &renewal{member: m}
+	renewal := newRenewal(m)
 	commands := control.NewServer(filepath.Join(config.RuntimeDir, control.Socket), "agent", a.log)
 	control.Handle(commands, control.RotateCertificates, renewal.rotate)
 	parts = append(parts,
@@ -180,7 +185,7 @@ func (a *Agent) components(m *member) ([]component.Component, error) {
 		commands,
 		follow,
 	)
-	t := newTunnel(m)
+	t := newTunnel(m, renewal.lookSoon)
 	follow.learn = append(follow.learn, t.client.SetServers)
 	return append(parts, t), nil
 }

@@ -19,7 +19,7 @@ type tunnelComponent struct {
 	run    component.Runner
 }
 
-func newTunnel(m *member) *tunnelComponent {
+func newTunnel(m *member, opened func()) *tunnelComponent {
 	access := tunnel.Access{
 		Mode:              tunnel.Mode(m.cluster.EgressMode),
 		KubeletPort:       kubeletPort,
@@ -31,6 +31,7 @@ func newTunnel(m *member) *tunnelComponent {
 		TLS:     m.tls,
 		Allow:   access.Allow,
 		Handler: localpath.Handler(m.node.volumes),
+		Opened:  opened,
 		Log:     m.log,
 	})}
 	t.client.SetServers(m.cluster.Servers)

@@ -26,6 +26,9 @@ const (
 	DefaultRegistries = "/etc/kedge/registries.yaml"
 )
 
+// ProfileCIS is the profile that follows the CIS Kubernetes Benchmark.
+const ProfileCIS = "cis"
+
 // Server is the configuration of the server role: the control plane and,
 // unless DisableAgent, the node beside it. LoadServer makes it; nobody changes
 // it.
@@ -127,6 +130,9 @@ type ControlPlane struct {
 type Security struct {
 	EncryptSecrets     bool   // in the datastore of a new cluster
 	EncryptionProvider string // cipher of new keys
+	AuditPolicyFile    string // what is written to the audit log; empty: nothing
+	AuditLogPath       string // the audit log
+	PodSecurityFile    string // AdmissionConfiguration of kube-apiserver; empty: upstream's
 }
 
 // AddOns says which packaged add-ons are deployed, and how.
@@ -178,6 +184,7 @@ type Node struct {
 	ResolvConf               string // resolv.conf for pods; empty: found on the host
 
 	ProtectKernelDefaults bool
+	Profile               string // cis: as the CIS Kubernetes Benchmark asks for; empty: none
 
 	KubeletArgs   []Arg
 	KubeProxyArgs []Arg

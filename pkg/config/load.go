@@ -65,7 +65,7 @@ func serverRole() role {
 		advice:  "is an option of agents; remove it",
 		checks: []func(*loader) error{
 			(*loader).checkRanges, (*loader).checkPodRanges, (*loader).checkDNS, (*loader).checkHostAddrs,
-			(*loader).checkPrimaryFamily, (*loader).checkTogether, (*loader).checkIneffective,
+			(*loader).checkPrimaryFamily, (*loader).checkTogether, (*loader).checkIneffective, (*loader).checkProfile,
 		},
 	}
 }

@@ -38,6 +38,9 @@ func (p Paths) TLS() string { return filepath.Join(p.Server(), "tls") }
 // Secrets are encrypted with.
 func (p Paths) Cred() string { return filepath.Join(p.Server(), "cred") }
 
+// AuditLog is the audit log unless configured otherwise.
+func (p Paths) AuditLog() string { return filepath.Join(p.Server(), "logs", "audit.log") }
+
 // Token is the file of the cluster's token, with which servers join, and
 // agents too.
 func (p Paths) Token() string { return filepath.Join(p.Server(), "token") }

@@ -15,6 +15,9 @@ const (
 	// RotateTokens replaces the cluster's own tokens, on servers. Its answer is
 	// Rotated.
 	RotateTokens = "rotate-tokens"
+	// RotateCA replaces the cluster's authorities, on servers, and restarts the
+	// server. Its request is Succession, its answer Rotated.
+	RotateCA = "rotate-ca"
 	// EncryptSecrets begins a change of the keys of Secrets, on servers. Its
 	// request is Encrypt, its answer Encryption.
 	EncryptSecrets = "encrypt-secrets"
@@ -28,6 +31,13 @@ type None struct{}
 // Rotated lists the files that hold something new.
 type Rotated struct {
 	Files []string `json:"files"`
+}
+
+// Succession asks for new authorities.
+type Succession struct {
+	Dir    string `json:"dir,omitempty"` // with the user's; empty: they are made
+	Force  bool   `json:"force,omitempty"`
+	Retire bool   `json:"retire,omitempty"` // end the trust in the old ones instead
 }
 
 // Encrypt asks for a change of the keys of Secrets.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -41,6 +42,7 @@ type APIServerConfig struct {
 	PKI              pki.Layout
 	ConfigDir        string // for files made from this configuration
 	EncryptionConfig string // file of the keys of Secrets
+	Hardening        Hardening
 	Profiling        bool
 	ExtraArgs        []config.Arg
 	// Front is called once the certificates are there; what it returns wraps the
@@ -78,6 +80,9 @@ anonymous:
 
 // NewAPIServer checks the configuration and the user's arguments.
 func NewAPIServer(c APIServerConfig) (*APIServer, error) {
+	if err := c.checkFiles(); err != nil {
+		return nil, err
+	}
 	o := options.NewServerRunOptions()
 	sets := o.Flags()
 	if err := setFlags(&sets, c.flags(), "kube-apiserver-arg", c.ExtraArgs); err != nil {
@@ -167,6 +172,7 @@ func (c APIServerConfig) flags() map[string]string {
 	if c.DialPods {
 		flags["enable-aggregator-routing"] = "true"
 	}
+	maps.Copy(flags, c.hardeningFlags())
 	if c.OwnEncryption() {
 		flags["encryption-provider-config"] = c.EncryptionConfig
 		flags["encryption-provider-config-automatic-reload"] = "true"
@@ -188,6 +194,9 @@ func (a *APIServer) Start(ctx context.Context) error {
 		if _, err := atomicfile.Update(a.config.authenticationConfig(), []byte(anonymousHealth), 0o600); err != nil {
 			return err
 		}
+	}
+	if err := a.config.writeHardening(); err != nil {
+		return err
 	}
 	// The loopback client's own warnings tell nobody anything.
 	rest.SetDefaultWarningHandler(rest.NoWarnings{})

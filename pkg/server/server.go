@@ -32,6 +32,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/localpath"
 	"github.com/kedge-k8s/kedge/pkg/nodehosts"
 	"github.com/kedge-k8s/kedge/pkg/pki"
+	"github.com/kedge-k8s/kedge/pkg/token"
 	"github.com/kedge-k8s/kedge/pkg/tunnel"
 	"github.com/kedge-k8s/kedge/pkg/version"
 )
@@ -137,11 +138,17 @@ func (s *Server) components() ([]component.Component, error) {
 		PKI:              s.layout,
 		ConfigDir:        filepath.Join(c.Paths.Server(), "etc"),
 		EncryptionConfig: s.encryptionFiles().Config,
-		Profiling:        c.ControlPlane.EnablePprof,
-		ExtraArgs:        c.ControlPlane.APIServerArgs,
-		Front:            desk.front,
-		Dial:             nodes.tunnel.Dialer(mode),
-		DialPods:         mode == tunnel.Pod || mode == tunnel.Cluster,
+		Hardening: controlplane.Hardening{
+			AuditPolicy: c.Security.AuditPolicyFile,
+			AuditLog:    c.Security.AuditLogPath,
+			PodSecurity: c.Security.PodSecurityFile,
+			CIS:         c.Node.Profile == config.ProfileCIS,
+		},
+		Profiling: c.ControlPlane.EnablePprof,
+		ExtraArgs: c.ControlPlane.APIServerArgs,
+		Front:     desk.front,
+		Dial:      nodes.tunnel.Dialer(mode),
+		DialPods:  mode == tunnel.Pod || mode == tunnel.Cluster,
 	})
 	if err != nil {
 		return nil, err
@@ -159,9 +166,10 @@ func (s *Server) components() ([]component.Component, error) {
 	if err != nil {
 		return nil, err
 	}
-	certificates := &certificates{server: s}
+	certificates := &certificates{server: s, nodes: nodes, again: make(chan string, 1)}
 	commands := control.NewServer(filepath.Join(config.RuntimeDir, control.Socket), "server", s.log)
 	control.Handle(commands, control.RotateCertificates, certificates.rotate)
+	control.Handle(commands, control.RotateCA, certificates.rotateCA)
 	control.Handle(commands, control.RotateTokens, tokens.rotate)
 	secrets := newSecretsEncryption(s.encryptionFiles(), c.Security.EncryptionProvider, apiserver, s.log)
 	control.Handle(commands, control.EncryptSecrets, secrets.change)
@@ -184,7 +192,7 @@ func (s *Server) components() ([]component.Component, error) {
 		},
 		addon.NewDeployer(addon.Config{
 			Dir:        c.Paths.Manifests(),
-			Disabled:   c.AddOns.Disabled,
+			Disabled:   s.disabledManifests(),
 			Variables:  s.manifestVariables(),
 			Kubeconfig: s.layout.Kubeconfig("addons"),
 			Log:        s.log,
@@ -280,6 +288,14 @@ func (s *Server) advertiseAddress() netip.Addr {
 	return s.node.Addresses()[0]
 }
 
+// disabledManifests are the packaged manifests that are not deployed.
+func (s *Server) disabledManifests() []string {
+	if s.config.Node.Profile == config.ProfileCIS {
+		return s.config.AddOns.Disabled
+	}
+	return append(slices.Clone(s.config.AddOns.Disabled), config.ProfileCIS)
+}
+
 func (s *Server) manifestVariables() map[string]string {
 	dns := make([]string, len(s.config.Network.ClusterDNS))
 	for i, address := range s.config.Network.ClusterDNS {
@@ -332,7 +348,7 @@ func (d *joinDesk) front() (func(http.Handler) http.Handler, error) {
 		ClientCA:  clientCA,
 		Apiserver: apiserver,
 		Tokens:    d.tokens,
-		Machines:  machines{client},
+		Machines:  machines{client, token.HashCA(serverCA.Bundle)},
 		Tunnel:    d.nodes.tunnel,
 		Log:       d.server.log,
 	})
