@@ -13,6 +13,7 @@ import (
 	"k8s.io/apiserver/pkg/audit/policy"
 	"k8s.io/kubernetes/plugin/pkg/admission/security/podsecurity"
 	"k8s.io/pod-security-admission/admission/api/load"
+	"k8s.io/pod-security-admission/admission/api/validation"
 
 	"github.com/kedge-k8s/kedge/pkg/atomicfile"
 	"github.com/kedge-k8s/kedge/pkg/node"
@@ -153,7 +154,11 @@ func checkAdmission(path string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := load.LoadFromReader(config); err != nil {
+	pods, err := load.LoadFromReader(config)
+	if err == nil {
+		err = validation.ValidatePodSecurityConfiguration(pods).ToAggregate()
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %s: %w", path, podsecurity.PluginName, err)
 	}
 	return nil

@@ -37,10 +37,13 @@ func TestProfileCIS(t *testing.T) {
 	} {
 		give(t, c.node, path, content)
 	}
+	if _, err := c.node.Kedge(t.Context(), "version"); err != nil { // unpacks
+		t.Fatal(err)
+	}
 	wantFailure(t, c.node, []string{"server", "--audit-policy-file=/absent"}, "--audit-policy-file", "/absent", "no such file")
 	wantFailure(t, c.node, []string{"server", "--audit-policy-file=/etc/audit.yaml"}, "--audit-policy-file", "/etc/audit.yaml", "All")
 	wantFailure(t, c.node, []string{"server", "--kube-apiserver-arg=audit-policy-file=/etc/psa.yaml"}, "--kube-apiserver-arg audit-policy-file", "/etc/psa.yaml")
-	wantFailure(t, c.node, []string{"server", "--pod-security-admission-config-file=/etc/psa.yaml"}, "--pod-security-admission-config-file", "/etc/psa.yaml", "tight")
+	wantFailure(t, c.node, []string{"server", "--pod-security-admission-config-file=/etc/psa.yaml"}, "--pod-security-admission-config-file", "/etc/psa.yaml", "privileged, baseline, restricted")
 	if err := os.Chmod(c.node.Path("/etc/config.yaml"), 0o644); err != nil {
 		t.Fatal(err)
 	}
