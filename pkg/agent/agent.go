@@ -122,6 +122,11 @@ func (a *Agent) preflight(ctx context.Context) error {
 	if err := a.node.Check(ctx); err != nil {
 		return err
 	}
+	if a.config.Node.Profile == config.ProfileCIS {
+		if err := CheckPrivate(a.config.ConfigFile, a.config.ConfigFile+".d"); err != nil {
+			return err
+		}
+	}
 	if err := a.dir().Check(); err != nil {
 		return err
 	}
@@ -189,14 +194,14 @@ func (a *Agent) components(m *member) ([]component.Component, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := NewTunnel(a.node, m.cluster.EgressMode, m.tls)
+	renewal := newRenewal(m)
+	t := NewTunnel(a.node, m.cluster.EgressMode, m.tls, renewal.lookSoon)
 	t.SetServers(m.cluster.Servers)
 	follow := NewServers(m.credentials().Agent, func(list []string) {
 		if err := balancer.SetServers(list); err != nil {
 			a.log.Warn("the cluster's servers can't be kept", "component", "servers", "servers", list, "err", err)
 		}
 	}, t.SetServers)
-	renewal := &renewal{member: m}
 	commands := control.NewServer(filepath.Join(config.RuntimeDir, control.Socket), "agent", a.log)
 	control.Handle(commands, control.RotateCertificates, renewal.rotate)
 	about := a.describe(m, balancer)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/tls"
@@ -10,6 +11,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +22,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/control"
 	"github.com/kedge-k8s/kedge/pkg/join"
 	"github.com/kedge-k8s/kedge/pkg/pki"
+	"github.com/kedge-k8s/kedge/pkg/token"
 )
 
 // member is this machine's membership in a cluster: its secret, keys and
@@ -45,8 +49,9 @@ func (m *member) pair(identity join.Identity) pki.KeyPair {
 	return pki.KeyPair{Cert: m.file(string(identity) + ".crt"), Key: m.file(string(identity) + ".key")}
 }
 
-func (m *member) serverCA() string { return m.file("server-ca.crt") }
-func (m *member) clientCA() string { return m.file("client-ca.crt") }
+func (m *member) serverCA() string  { return m.file("server-ca.crt") }
+func (m *member) formerCAs() string { return m.file("former-cas") }
+func (m *member) clientCA() string  { return m.file("client-ca.crt") }
 
 func (m *member) kubeconfig(identity join.Identity) string {
 	return filepath.Join(m.paths.AgentEtc(), string(identity)+".kubeconfig")
@@ -77,6 +82,11 @@ func (m *member) load() error {
 		return err
 	}
 	m.client.CA = ca
+	former, err := os.ReadFile(m.formerCAs())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	m.client.Former = strings.Fields(string(former))
 	if cert, err := m.certificate(); err == nil && time.Now().Before(cert.Leaf.NotAfter) {
 		m.client.Certificate = cert
 	}
@@ -136,6 +146,9 @@ func (m *member) write() error {
 	if err := os.MkdirAll(m.paths.AgentPKI(), 0o700); err != nil {
 		return err
 	}
+	if err := m.rememberCA(); err != nil {
+		return err
+	}
 	for path, content := range map[string]string{m.serverCA(): m.issued.ServerCA, m.clientCA(): m.issued.ClientCA} {
 		if _, err := atomicfile.Update(path, []byte(content), 0o600); err != nil {
 			return err
@@ -153,6 +166,31 @@ func (m *member) write() error {
 		}
 	}
 	return nil
+}
+
+// rememberCA keeps the hash of a bundle of servers' authorities that is about to be
+// replaced: the token that this machine is given may name it.
+func (m *member) rememberCA() error {
+	if len(m.client.CA) == 0 || string(m.client.CA) == m.issued.ServerCA {
+		m.client.CA = []byte(m.issued.ServerCA)
+		return nil
+	}
+	if hash := token.HashCA(m.client.CA); !slices.Contains(m.client.Former, hash) {
+		m.client.Former = append(m.client.Former, hash)
+	}
+	m.client.CA = []byte(m.issued.ServerCA)
+	_, err := atomicfile.Update(m.formerCAs(), []byte(strings.Join(m.client.Former, "\n")+"\n"), 0o600)
+	return err
+}
+
+// succeeded says whether the cluster's authorities have changed.
+func (m *member) succeeded(ctx context.Context) (bool, error) {
+	m.renewing.Lock()
+	defer m.renewing.Unlock()
+	client := m.client
+	client.Servers = []string{m.balancer}
+	bundle, err := client.CurrentCA(ctx)
+	return err == nil && !bytes.Equal(bundle, m.client.CA), err
 }
 
 // due says whether a certificate is near its end.
@@ -205,8 +243,11 @@ const (
 // component.
 type renewal struct {
 	member *member
+	look   chan struct{} // holds a token when there is a reason to look
 	run    component.Runner
 }
+
+func newRenewal(m *member) *renewal { return &renewal{member: m, look: make(chan struct{}, 1)} }
 
 func (*renewal) Name() string                     { return "renewal" }
 func (*renewal) Needs() []string                  { return []string{"apiserver"} }
@@ -221,6 +262,7 @@ func (r *renewal) Start(context.Context) error {
 			case <-ctx.Done():
 				return nil
 			case <-time.After(wait):
+			case <-r.look:
 			}
 			wait = pki.CheckInterval
 			if err := r.check(ctx); err != nil && ctx.Err() == nil {
@@ -232,15 +274,29 @@ func (r *renewal) Start(context.Context) error {
 	return nil
 }
 
-// check renews the certificates if they are near their end.
+// lookSoon has the certificates looked at now: a server that was away may have new
+// authorities.
+func (r *renewal) lookSoon() {
+	select {
+	case r.look <- struct{}{}:
+	default:
+	}
+}
+
+// check renews the certificates if they are near their end, or the cluster has new
+// authorities.
 func (r *renewal) check(ctx context.Context) error {
-	if due, err := r.member.due(); err != nil || !due {
+	succeeded, err := r.member.succeeded(ctx)
+	if err != nil {
+		return err
+	}
+	if due, err := r.member.due(); err != nil || !due && !succeeded {
 		return err
 	}
 	if err := r.member.renew(ctx, pki.LoadOrNewKey); err != nil {
 		return err
 	}
-	r.member.log.Info("renewed the node's certificates", "component", r.Name())
+	r.member.log.Info("renewed the node's certificates", "component", r.Name(), "new CAs", succeeded)
 	return nil
 }
 

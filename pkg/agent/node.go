@@ -130,10 +130,38 @@ func (n *Node) Check(ctx context.Context) error {
 	if err := n.checkRuntime(); err != nil {
 		return err
 	}
+	if err := n.checkKernelDefaults(); err != nil {
+		return err
+	}
 	node.LoadModules(ctx)
 	var err error
 	n.cgroups, err = n.host.Cgroups()
 	return err
+}
+
+// checkKernelDefaults refuses a kernel that would have to be changed, if nobody may.
+func (n *Node) checkKernelDefaults() error {
+	if !n.config.ProtectKernelDefaults {
+		return nil
+	}
+	option := "--protect-kernel-defaults"
+	if n.config.Profile != "" {
+		option = "--profile " + n.config.Profile
+	}
+	if err := hostcheck.Errs(n.host.KernelDefaults()); err != nil {
+		return fmt.Errorf("%s: this machine's kernel is not set up for it: %w", option, err)
+	}
+	return nil
+}
+
+// CheckPrivate refuses configuration that others than root may read or change, as
+// --profile cis asks for. Empty paths are none.
+func CheckPrivate(paths ...string) error {
+	paths = slices.DeleteFunc(paths, func(path string) bool { return path == "" })
+	if err := hostcheck.Errs(hostcheck.Host{}.PrivateFiles(paths...)); err != nil {
+		return fmt.Errorf("--profile %s: %w", config.ProfileCIS, err)
+	}
+	return nil
 }
 
 // checkRuntime refuses options of the container runtime that this machine can't

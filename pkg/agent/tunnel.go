@@ -23,8 +23,9 @@ type Tunnel struct {
 }
 
 // NewTunnel makes the tunnels of a node that has its components, to no servers at
-// first. tls says how Kedge's own parts on the node connect to servers.
-func NewTunnel(n *Node, mode string, tls func() (*tls.Config, error)) *Tunnel {
+// first. tls says how Kedge's own parts on the node connect to servers; opened, if
+// any, is called when a tunnel is open.
+func NewTunnel(n *Node, mode string, tls func() (*tls.Config, error), opened func()) *Tunnel {
 	access := tunnel.Access{
 		Mode:              tunnel.Mode(mode),
 		KubeletPort:       kubeletPort,
@@ -36,6 +37,7 @@ func NewTunnel(n *Node, mode string, tls func() (*tls.Config, error)) *Tunnel {
 		TLS:     tls,
 		Allow:   access.Allow,
 		Handler: localpath.Handler(n.volumes),
+		Opened:  opened,
 		Log:     n.log,
 	})}
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"text/tabwriter"
 
@@ -45,6 +46,20 @@ not run it is done for its next start. The old certificates stay valid until
 their end: there are no lists of revoked ones.`,
 				Flags:  flags,
 				Action: rotateCertificates,
+			},
+			{
+				Name:      "rotate-ca",
+				Usage:     "replace the CAs of the cluster, on a server",
+				UsageText: "kedge certificate rotate-ca [options]",
+				Description: `The old CAs sign the new ones, and both are trusted: nodes, pods, tokens and
+copies of the kubeconfig go on. The server starts again, agents follow within
+seconds without a restart, and one that is off when it is back. When all have,
+--retire ends the trust in the old CAs.`,
+				Flags: append(slices.Clone(flags),
+					&cli.StringFlag{Name: "path", Usage: "Use CAs of your own from this `DIRECTORY`: server-ca.crt and .key, client-ca and request-header-ca alike; what is not there stays"},
+					&cli.BoolFlag{Name: "retire", Usage: "Trust the old CAs no more; refused while a node does not know the new ones", DisableDefaultText: true},
+					&cli.BoolFlag{Name: "force", Usage: "Go on where nodes are left behind, which have to join again", DisableDefaultText: true}),
+				Action: rotateCA,
 			},
 		},
 	})
@@ -212,5 +227,41 @@ func rotateStopped(c *cli.Context, paths config.Paths) error {
 	}
 	count += ofEtcd
 	fmt.Fprintf(c.App.ErrWriter, "No Kedge is running here: %d keys and certificates in %s are replaced for its next start, which also writes the administrator's kubeconfig anew.\n", count, paths.TLS())
+	return nil
+}
+
+func rotateCA(c *cli.Context) error {
+	if err := noArguments(c); err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("the CAs of this machine are for root alone: use sudo")
+	}
+	ask := control.Succession{Dir: c.String("path"), Force: c.Bool("force"), Retire: c.Bool("retire")}
+	if ask.Dir != "" {
+		if ask.Retire {
+			return errors.New("--retire and --path do not go together: bring in the new CAs first, and retire the old ones when all nodes know them")
+		}
+		dir, err := filepath.Abs(ask.Dir)
+		if err != nil {
+			return err
+		}
+		ask.Dir = dir
+	}
+	rotated, err := control.Call[control.Succession, control.Rotated](c.Context, controlSocket(), control.RotateCA, ask)
+	if errors.Is(err, control.ErrNotRunning) {
+		return fmt.Errorf("%w; start the server and try again", err)
+	}
+	if err != nil {
+		return fmt.Errorf("replace the CAs: %w", err)
+	}
+	for _, file := range rotated.Files {
+		fmt.Fprintln(c.App.Writer, file)
+	}
+	if ask.Retire {
+		fmt.Fprintln(c.App.ErrWriter, "The old CAs are not trusted any more. The server starts again; pods keep running. Copies of the kubeconfig and of tokens from before must be replaced.")
+		return nil
+	}
+	fmt.Fprintln(c.App.ErrWriter, "The CAs are new. The server starts again; pods keep running, and nodes follow by themselves. Later, end the trust in the old ones with: kedge certificate rotate-ca --retire")
 	return nil
 }

@@ -82,6 +82,7 @@ func newApp(out, errOut io.Writer) *cli.App {
 			statusCommand(),
 			doctorCommand(),
 			snapshotCommand(),
+			secretsEncryptCommand(),
 			checkConfigCommand(),
 			installCommand(),
 			upgradeCommand(),

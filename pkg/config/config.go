@@ -26,6 +26,9 @@ const (
 	DefaultRegistries = "/etc/kedge/registries.yaml"
 )
 
+// ProfileCIS is the profile that follows the CIS Kubernetes Benchmark.
+const ProfileCIS = "cis"
+
 // Server is the configuration of the server role: the control plane and,
 // unless DisableAgent, the node beside it. LoadServer makes it; nobody changes
 // it.
@@ -37,6 +40,7 @@ type Server struct {
 	Logging      Logging
 	Network      Network
 	ControlPlane ControlPlane
+	Security     Security
 	AddOns       AddOns
 	Images       Images
 	Kubeconfig   Kubeconfig
@@ -126,6 +130,15 @@ type ControlPlane struct {
 	SchedulerArgs         []Arg
 }
 
+// Security says how the control plane is hardened.
+type Security struct {
+	EncryptSecrets     bool   // in the datastore of a new cluster
+	EncryptionProvider string // cipher of new keys
+	AuditPolicyFile    string // what is written to the audit log; empty: nothing
+	AuditLogPath       string // the audit log
+	PodSecurityFile    string // AdmissionConfiguration of kube-apiserver; empty: upstream's
+}
+
 // AddOns says which packaged add-ons are deployed, and how.
 type AddOns struct {
 	Disabled         []string
@@ -176,6 +189,7 @@ type Node struct {
 	ResolvConf               string // resolv.conf for pods; empty: found on the host
 
 	ProtectKernelDefaults bool
+	Profile               string // cis: as the CIS Kubernetes Benchmark asks for; empty: none
 
 	KubeletArgs   []Arg
 	KubeProxyArgs []Arg

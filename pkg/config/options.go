@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/kedge-k8s/kedge/pkg/encryption"
 )
 
 // Kind is the kind of value an option takes.
@@ -24,6 +26,7 @@ const (
 	categoryLogging    = "Logging"
 	categoryJoin       = "Joining"
 	categoryListener   = "Listener"
+	categorySecurity   = "Security"
 	categoryNetwork    = "Networking"
 	categoryKubeconfig = "Admin kubeconfig"
 	categoryComponents = "Components"
@@ -250,6 +253,31 @@ func clusterOptions() []Option {
 			bind: many(parseSAN, func(s *Server) *[]string { return &s.ControlPlane.TLSSANs }),
 		},
 		{
+			Name: "secrets-encryption", Kind: Bool, Default: "true", Category: categorySecurity,
+			Help: "Encrypt Secrets in the datastore of a new cluster; kedge secrets-encrypt changes one that exists",
+			bind: one(parseBool, func(s *Server) *bool { return &s.Security.EncryptSecrets }),
+		},
+		{
+			Name: "secrets-encryption-provider", Default: encryption.Providers()[0], Choices: encryption.Providers(), Category: categorySecurity,
+			Help: "Make keys for Secrets of this `CIPHER`: secretbox, or aescbc where only FIPS 140's algorithms are allowed",
+			bind: one(choice("cipher", encryption.Providers()), func(s *Server) *string { return &s.Security.EncryptionProvider }),
+		},
+		{
+			Name: "audit-policy-file", Category: categorySecurity,
+			Help: "Write what happens in the cluster to the audit log, as the Policy in this `FILE` says",
+			bind: one(parsePath, func(s *Server) *string { return &s.Security.AuditPolicyFile }),
+		},
+		{
+			Name: "audit-log-path", Category: categorySecurity,
+			Help: "Write the audit log to this `FILE` (default: server/logs/audit.log in data-dir)",
+			bind: one(parsePath, func(s *Server) *string { return &s.Security.AuditLogPath }),
+		},
+		{
+			Name: "pod-security-admission-config-file", Category: categorySecurity,
+			Help: "Take the Pod Security standards that namespaces have by default from the AdmissionConfiguration in this `FILE`",
+			bind: one(parsePath, func(s *Server) *string { return &s.Security.PodSecurityFile }),
+		},
+		{
 			Name: "cluster-cidr", Kind: List, Default: "10.42.0.0/16", Category: categoryNetwork,
 			Help: "Give pods addresses from this `CIDR` range; one IPv4 and one IPv6 range make a dual-stack cluster",
 			bind: many(parseRange, func(s *Server) *[]netip.Prefix { return &s.Network.ClusterCIDRs }, oneRangePerFamily),
@@ -431,6 +459,11 @@ func nodeOptions() []Option {
 			bind: one(parseBool, func(s *Server) *bool { return &s.Node.ProtectKernelDefaults }),
 		},
 		{
+			Name: "profile", Choices: profiles(), Category: categoryNode,
+			Help: "Harden Kedge by this `PROFILE`, and refuse to start where the machine does not allow it: cis for the CIS Kubernetes Benchmark",
+			bind: one(choice("profile", profiles()), func(s *Server) *string { return &s.Node.Profile }),
+		},
+		{
 			Name: "flannel-iface", Category: categoryNode,
 			Help: "Send pod traffic to other nodes through this network `INTERFACE` (default: that of the node's address)",
 			bind: one(parseInterface, func(s *Server) *string { return &s.Node.FlannelIface }),
@@ -500,6 +533,8 @@ func argOption(component string, field func(*Server) *[]Arg) Option {
 func addOnNames() []string {
 	return []string{"coredns", "dashboard", "gateway-api", "ingress", "local-storage", "metrics-server", "runtimes", "servicelb"}
 }
+
+func profiles() []string { return []string{ProfileCIS} }
 
 func snapshotters() []string { return []string{"overlayfs", "native"} }
 

@@ -45,6 +45,13 @@ func (p Paths) Etcd() string { return filepath.Join(p.DB(), "etcd") }
 // TLS is the directory of the cluster's CAs and the server's certificates.
 func (p Paths) TLS() string { return filepath.Join(p.Server(), "tls") }
 
+// Cred is the directory of the control plane's kubeconfigs, and of the keys that
+// Secrets are encrypted with.
+func (p Paths) Cred() string { return filepath.Join(p.Server(), "cred") }
+
+// AuditLog is the audit log unless configured otherwise.
+func (p Paths) AuditLog() string { return filepath.Join(p.Server(), "logs", "audit.log") }
+
 // Token is the file of the cluster's token, with which servers join, and
 // agents too.
 func (p Paths) Token() string { return filepath.Join(p.Server(), "token") }

@@ -21,6 +21,8 @@ func (l *loader) derive(hostname func() (string, error)) error {
 			return fmt.Errorf("node-name: the host name does not fit: %w; set --node-name or rename the host", err)
 		}
 	}
+	s.Security.AuditLogPath = cmp.Or(s.Security.AuditLogPath, s.Paths.AuditLog())
+	s.Node.ProtectKernelDefaults = s.Node.ProtectKernelDefaults || s.Node.Profile == ProfileCIS
 	s.AddOns.LocalStoragePath = cmp.Or(s.AddOns.LocalStoragePath, s.Paths.Storage())
 	s.Snapshots.Dir = cmp.Or(s.Snapshots.Dir, s.Paths.Snapshots())
 	if len(s.Network.ClusterDNS) == 0 {
@@ -242,6 +244,28 @@ func (l *loader) checkTogether() error {
 	return nil
 }
 
+// checkProfile refuses what a profile forbids.
+func (l *loader) checkProfile() error {
+	s := l.server
+	if s.Node.Profile != ProfileCIS {
+		return nil
+	}
+	for _, forbidden := range []struct {
+		option string
+		given  bool
+	}{
+		{"secrets-encryption", !s.Security.EncryptSecrets},
+		{"enable-pprof", s.ControlPlane.EnablePprof},
+		{"disable-network-policy", s.Network.DisableNetworkPolicy},
+		{"write-kubeconfig-mode", s.Kubeconfig.Mode&0o077 != 0},
+	} {
+		if forbidden.given {
+			return l.item(forbidden.option, 0).against(l.item("profile", 0), "is not what is allowed by", "remove one of them")
+		}
+	}
+	return nil
+}
+
 // checkIneffective refuses options that another one leaves without effect.
 func (l *loader) checkIneffective() error {
 	s := l.server
@@ -267,7 +291,7 @@ func (l *loader) checkIneffective() error {
 	}
 	for _, o := range nodeOptions() {
 		// A server without a node still has a name and addresses.
-		if !slices.Contains([]string{"node-name", "with-node-id", "node-ip", "node-external-ip"}, o.Name) {
+		if !slices.Contains([]string{"node-name", "with-node-id", "node-ip", "node-external-ip", "profile"}, o.Name) {
 			pairs = append(pairs, pair{o.Name, "disable-agent", s.DisableAgent})
 		}
 	}

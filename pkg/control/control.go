@@ -22,6 +22,14 @@ const (
 	RotateTokens = "rotate-tokens"
 	// Describe says what runs here. Its answer is Description.
 	Describe = "describe"
+	// RotateCA replaces the cluster's authorities, on servers, and restarts the
+	// server. Its request is Succession, its answer Rotated.
+	RotateCA = "rotate-ca"
+	// EncryptSecrets begins a change of the keys of Secrets, on servers. Its
+	// request is Encrypt, its answer Encryption.
+	EncryptSecrets = "encrypt-secrets"
+	// EncryptionStatus asks how a change of keys goes. Its answer is Encryption.
+	EncryptionStatus = "encryption-status"
 )
 
 // None is a request without parameters.
@@ -73,6 +81,37 @@ type ServerState struct {
 	State       string `json:"state"` // idle, healthy, suspect or failed
 	Connections int    `json:"connections"`
 	Error       string `json:"error,omitempty"`
+}
+
+// Succession asks for new authorities.
+type Succession struct {
+	Dir    string `json:"dir,omitempty"` // with the user's; empty: they are made
+	Force  bool   `json:"force,omitempty"`
+	Retire bool   `json:"retire,omitempty"` // end the trust in the old ones instead
+}
+
+// Encrypt asks for a change of the keys of Secrets.
+type Encrypt struct {
+	Change string `json:"change"` // enable, disable, prepare, rotate, rotate-keys, reencrypt
+}
+
+// Encryption is how Secrets are encrypted in the datastore.
+type Encryption struct {
+	Enabled bool            `json:"enabled"`
+	Stage   string          `json:"stage"`
+	Keys    []EncryptionKey `json:"keys"`
+	// Running says that Secrets are being written again: Done of Total.
+	Running bool   `json:"running"`
+	Done    int    `json:"done"`
+	Total   int    `json:"total"`
+	Error   string `json:"error,omitempty"` // with which the last run ended
+}
+
+// EncryptionKey is a key, without its secret.
+type EncryptionKey struct {
+	Name   string `json:"name"`
+	Type   string `json:"type"`
+	Active bool   `json:"active"` // writes with it
 }
 
 // failure is the body of an answer that is not 200.

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -42,6 +44,8 @@ type APIServerConfig struct {
 	Several          bool // there may be other apiservers
 	PKI              pki.Layout
 	ConfigDir        string // for files made from this configuration
+	EncryptionConfig string // file of the keys of Secrets
+	Hardening        Hardening
 	Profiling        bool
 	ExtraArgs        []config.Arg
 	// Front is called once the certificates are there; what it returns wraps the
@@ -55,6 +59,7 @@ type APIServerConfig struct {
 type APIServer struct {
 	config  APIServerConfig
 	options *options.ServerRunOptions
+	secrets secretsStore
 	run     component.Runner
 }
 
@@ -75,12 +80,15 @@ anonymous:
 
 // NewAPIServer checks the configuration and the user's arguments.
 func NewAPIServer(c APIServerConfig) (*APIServer, error) {
+	if err := c.checkFiles(); err != nil {
+		return nil, err
+	}
 	o := options.NewServerRunOptions()
 	sets := o.Flags()
 	if err := setFlags(&sets, c.flags(), "kube-apiserver-arg", c.ExtraArgs); err != nil {
 		return nil, err
 	}
-	return &APIServer{config: c, options: o}, nil
+	return &APIServer{config: c, options: o, secrets: secretsStore{file: c.EncryptionConfig}}, nil
 }
 
 func (c APIServerConfig) url() string { return LocalURL(c.BindAddress, c.Port) }
@@ -109,6 +117,12 @@ func (c APIServerConfig) ownAuthentication() bool {
 		}
 	}
 	return true
+}
+
+// OwnEncryption says whether the keys of Secrets are Kedge's, not those of a file
+// that the user's arguments name.
+func (c APIServerConfig) OwnEncryption() bool {
+	return !slices.ContainsFunc(c.ExtraArgs, func(arg config.Arg) bool { return arg.Name == "encryption-provider-config" })
 }
 
 func (c APIServerConfig) flags() map[string]string {
@@ -171,6 +185,11 @@ func (c APIServerConfig) flags() map[string]string {
 	if c.Several {
 		flags["endpoint-reconciler-type"] = "lease"
 	}
+	maps.Copy(flags, c.hardeningFlags())
+	if c.OwnEncryption() {
+		flags["encryption-provider-config"] = c.EncryptionConfig
+		flags["encryption-provider-config-automatic-reload"] = "true"
+	}
 	if c.ownAuthentication() {
 		flags["authentication-config"] = c.authenticationConfig()
 	} else {
@@ -188,6 +207,9 @@ func (a *APIServer) Start(ctx context.Context) error {
 		if _, err := atomicfile.Update(a.config.authenticationConfig(), []byte(anonymousHealth), 0o600); err != nil {
 			return err
 		}
+	}
+	if err := a.config.writeHardening(); err != nil {
+		return err
 	}
 	// The loopback client's own warnings tell nobody anything.
 	rest.SetDefaultWarningHandler(rest.NoWarnings{})
@@ -217,6 +239,11 @@ func (a *APIServer) Start(ctx context.Context) error {
 	kube := chain.KubeAPIs.ControlPlane.Generic
 	kube.SkipOpenAPIInstallation = true // see openAPI
 	kube.DisabledPostStartHooks.Insert(upstreamBootstrapHooks...)
+	if a.config.OwnEncryption() {
+		if err := a.secrets.takeOver(kube); err != nil {
+			return err
+		}
+	}
 	completeChain, err := chain.Complete()
 	if err != nil {
 		return err
@@ -237,6 +264,11 @@ func (a *APIServer) Start(ctx context.Context) error {
 	})
 	if err != nil {
 		return err
+	}
+	if a.config.OwnEncryption() {
+		if err := a.secrets.connect(loopback); err != nil {
+			return err
+		}
 	}
 	nodeMetrics, err := newNodeMetrics(loopback)
 	if err != nil {

@@ -18,6 +18,9 @@ import (
 // Members are all members of the cluster's etcd, as this one knows them.
 func (e *Etcd) Members() []join.Member { return toMembers(e.etcd.Server.Cluster().Members()) }
 
+// Others is how many members there are besides this one.
+func (e *Etcd) Others() int { return len(e.Members()) - 1 }
+
 func toMembers(members []*membership.Member) []join.Member {
 	list := make([]join.Member, len(members))
 	for i, m := range members {

@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/kedge-k8s/kedge/pkg/token"
@@ -48,17 +49,24 @@ type Client struct {
 	CA []byte
 	// User is what a bare secret without a user is shown as: token.Node if empty.
 	User string
-	Log  *slog.Logger
+	// Former are the hashes of bundles of before, which tokens may still have.
+	Former []string
+	Log    *slog.Logger
 }
 
 // FindCA gets the bundle that servers are recognized by, unless it is known, and
 // checks it against the token.
 func (c *Client) FindCA(ctx context.Context) error {
 	if len(c.CA) > 0 {
-		if err := c.Token.VerifyCA(c.CA); err != nil && !errors.Is(err, token.ErrNoCAHash) {
-			return fmt.Errorf("this machine has joined another cluster before: %w; to leave that one, stop Kedge and remove the agent directory of its data directory", err)
+		err := c.Token.VerifyCA(c.CA)
+		if err == nil || errors.Is(err, token.ErrNoCAHash) || slices.Contains(c.Former, c.Token.CAHash) {
+			return nil
 		}
-		return nil
+		// The token may be of a CA that has taken the place of the known one since.
+		if bundle, err := c.CurrentCA(ctx); err == nil && c.Token.VerifyCA(bundle) == nil {
+			return nil
+		}
+		return fmt.Errorf("this machine has joined another cluster before: %w; to leave that one, stop Kedge and remove the agent directory of its data directory", err)
 	}
 	var bundle []byte
 	// The one request to somebody unknown: nothing secret is in it, and the answer
@@ -87,6 +95,18 @@ func (c *Client) FindCA(ctx context.Context) error {
 	}
 	c.CA = bundle
 	return nil
+}
+
+// CurrentCA asks a server that is recognized by the known bundle for the bundle
+// of now.
+func (c *Client) CurrentCA(ctx context.Context) (bundle []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestLimit)
+	defer cancel()
+	err = c.each(ctx, func(ctx context.Context, server string) error {
+		bundle, err = c.do(ctx, c.tls(), http.MethodGet, server, caPath, nil, false)
+		return err
+	})
+	return bundle, err
 }
 
 // Cluster asks for what all nodes agree on.

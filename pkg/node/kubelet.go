@@ -144,6 +144,9 @@ func (c KubeletConfig) configure(kc *kubeletconfig.KubeletConfiguration) {
 	kc.EvictionHard = map[string]string{"memory.available": "100Mi", "nodefs.available": "5%", "nodefs.inodesFree": "5%", "imagefs.available": "5%"}
 	kc.EvictionMinimumReclaim = map[string]string{"nodefs.available": "10%", "imagefs.available": "10%"}
 
+	if c.Node.Profile == config.ProfileCIS {
+		harden(kc)
+	}
 	for _, taint := range c.Node.Taints {
 		kc.RegisterWithTaints = append(kc.RegisterWithTaints, v1.Taint{Key: taint.Key, Value: taint.Value, Effect: v1.TaintEffect(taint.Effect)})
 	}

@@ -26,6 +26,12 @@ func (l Layout) ClientCA() KeyPair { return l.pair("client-ca") }
 // RequestHeaderCA signs the front proxy's identity for aggregated APIs.
 func (l Layout) RequestHeaderCA() KeyPair { return l.pair("request-header-ca") }
 
+// Signing is a copy of an authority's own certificate, without the rest of its
+// bundle: the controller manager signs with no other file.
+func (l Layout) Signing(ca KeyPair) string {
+	return filepath.Join(filepath.Dir(l.dir), "etc", filepath.Base(ca.Cert))
+}
+
 // ServiceKey signs service account tokens.
 func (l Layout) ServiceKey() string { return filepath.Join(l.dir, "service.key") }
 

@@ -66,6 +66,9 @@ type Request struct {
 // EnsureCA loads the authority whose files exist, also when a user put them
 // there, and otherwise makes one.
 func EnsureCA(files KeyPair, commonName string) (*CA, error) {
+	if err := Settle(files); err != nil {
+		return nil, err
+	}
 	bundle, err := os.ReadFile(files.Cert)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Stat(files.Key); err == nil {
@@ -118,6 +121,15 @@ func createCA(files KeyPair, commonName string) (*CA, error) {
 	if err != nil {
 		return nil, err
 	}
+	ca, err := selfSigned(files, commonName, key)
+	if err != nil {
+		return nil, err
+	}
+	return ca, atomicfile.Write(files.Cert, ca.Bundle, keyMode)
+}
+
+// selfSigned makes an authority and writes nothing.
+func selfSigned(files KeyPair, commonName string, key crypto.Signer) (*CA, error) {
 	now := time.Now()
 	template := &x509.Certificate{
 		SerialNumber:          serial(),
@@ -132,15 +144,11 @@ func createCA(files KeyPair, commonName string) (*CA, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make CA %s: %w", commonName, err)
 	}
-	bundle := encodePEM("CERTIFICATE", der)
-	if err := atomicfile.Write(files.Cert, bundle, keyMode); err != nil {
-		return nil, err
-	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
 		return nil, err
 	}
-	return &CA{Files: files, Certificate: cert, Bundle: bundle, key: key}, nil
+	return &CA{Files: files, Certificate: cert, Bundle: encodePEM("CERTIFICATE", der), key: key}, nil
 }
 
 // EnsureCertificate makes files hold a certificate for req signed by ca. One
@@ -172,8 +180,14 @@ func (ca *CA) Update(files KeyPair, req Request) (issued bool, err error) {
 	return true, atomicfile.Write(files.Cert, chain, keyMode)
 }
 
-// Sign returns the PEM of a certificate for req and public, followed by the
-// CA's own.
+// WriteCertificate puts the certificate that signs, alone, at path.
+func (ca *CA) WriteCertificate(path string) error {
+	_, err := atomicfile.Update(path, encodePEM("CERTIFICATE", ca.Certificate.Raw), keyMode)
+	return err
+}
+
+// Sign returns the PEM of a certificate for req and public, followed by those of
+// the CA's bundle.
 func (ca *CA) Sign(req Request, public crypto.PublicKey) ([]byte, error) {
 	now := time.Now()
 	usage := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
@@ -201,7 +215,7 @@ func (ca *CA) Sign(req Request, public crypto.PublicKey) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sign certificate %q: %w", req.CommonName, err)
 	}
-	return append(encodePEM("CERTIFICATE", der), ca.Bundle...), nil
+	return append(encodePEM("CERTIFICATE", der), ca.chain()...), nil
 }
 
 func (ca *CA) stillGood(files KeyPair, req Request) bool {

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,6 +22,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/join"
 	"github.com/kedge-k8s/kedge/pkg/localpath"
 	"github.com/kedge-k8s/kedge/pkg/pki"
+	"github.com/kedge-k8s/kedge/pkg/token"
 )
 
 // certificates makes the cluster's authorities, every component's certificate
@@ -27,7 +30,10 @@ import (
 // long before their end; those who use them notice by themselves.
 type certificates struct {
 	server *Server
+	nodes  *nodes
 	leaves []leaf
+	again  chan string // holds why the server is to start again
+	others func() int  // how many other servers there are; nil: there can't be any
 	run    component.Runner
 
 	mu sync.Mutex // one at a time issues certificates
@@ -87,10 +93,7 @@ func (c *certificates) Start(context.Context) error {
 			return err
 		}
 	}
-	c.run.Run(func(ctx context.Context) error {
-		c.renew(ctx)
-		return nil
-	})
+	c.run.Run(c.renew)
 	return nil
 }
 
@@ -108,6 +111,11 @@ func (s *Server) leaves() ([]leaf, error) {
 	headerCA, err := pki.EnsureCA(layout.RequestHeaderCA(), "kedge-request-header-ca")
 	if err != nil {
 		return nil, err
+	}
+	for _, ca := range []*pki.CA{serverCA, clientCA} {
+		if err := ca.WriteCertificate(layout.Signing(ca.Files)); err != nil {
+			return nil, err
+		}
 	}
 	if _, err := pki.EnsureKey(layout.ServiceKey()); err != nil {
 		return nil, err
@@ -207,14 +215,16 @@ func (c *certificates) issue(do func(leaf) (issued bool, err error)) ([]string, 
 }
 
 // renew issues the certificates that are near their end, again and again, until
-// ctx ends.
-func (c *certificates) renew(ctx context.Context) {
+// ctx ends or the server is to start again.
+func (c *certificates) renew(ctx context.Context) error {
 	tick := time.NewTicker(pki.CheckInterval)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
+		case why := <-c.again:
+			return fmt.Errorf("%s: %w", why, component.ErrRestart)
 		case <-tick.C:
 		}
 		files, err := c.issue(leaf.update)
@@ -235,6 +245,71 @@ func (c *certificates) rotate(context.Context, control.None) (control.Rotated, e
 	}
 	c.server.log.Info("replaced keys and certificates", "component", c.Name(), "files", len(files))
 	return control.Rotated{Files: append(files, c.server.config.Kubeconfig.Path)}, nil
+}
+
+// rotateCA replaces the cluster's authorities, or ends the trust in old ones. The
+// server then starts again, which pods don't notice: much of Kubernetes reads
+// authorities once.
+func (c *certificates) rotateCA(ctx context.Context, ask control.Succession) (control.Rotated, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.others != nil && c.others() > 0 {
+		return control.Rotated{}, fmt.Errorf("the cluster has %d other servers, which would go on with the old CAs: CAs are replaced only while a server is alone", c.others())
+	}
+	layout := c.server.layout
+	var files []string
+	var err error
+	why := "the cluster's CAs are new"
+	if ask.Retire {
+		why = "the CAs of before are not trusted any more"
+		if err := c.mayRetire(ctx, ask.Force); err != nil {
+			return control.Rotated{}, err
+		}
+		files, err = layout.RetireAuthorities()
+	} else {
+		files, err = layout.ReplaceAuthorities(ask.Dir, ask.Force)
+	}
+	if err != nil {
+		return control.Rotated{}, err
+	}
+	c.server.log.Warn(why+"; the server starts again to use them", "component", c.Name(), "files", files)
+	select {
+	case c.again <- why:
+	default:
+	}
+	return control.Rotated{Files: files}, nil
+}
+
+// mayRetire refuses to leave a node behind, unless forced to.
+func (c *certificates) mayRetire(ctx context.Context, force bool) error {
+	server := c.server.layout.ServerCA().Cert
+	old := false
+	for _, file := range []string{server, c.server.layout.ClientCA().Cert, c.server.layout.RequestHeaderCA().Cert} {
+		has, err := pki.HasPredecessor(file)
+		if err != nil {
+			return err
+		}
+		old = old || has
+	}
+	if !old {
+		return errors.New("no CA of before is trusted: there is nothing to retire")
+	}
+	bundle, err := os.ReadFile(server)
+	if err != nil {
+		return err
+	}
+	client, err := c.nodes.connect()
+	if err != nil {
+		return err
+	}
+	behind, err := behindNodes(ctx, client, token.HashCA(bundle), c.nodes.own)
+	if err != nil {
+		return fmt.Errorf("look which nodes know the new CAs: %w", err)
+	}
+	if len(behind) > 0 && !force {
+		return fmt.Errorf("these nodes don't know the new CAs yet: %s; start them, or delete them with kedge kubectl delete node; --force leaves them behind, and they have to join again", strings.Join(behind, ", "))
+	}
+	return nil
 }
 
 // inParallel runs the jobs at once: each waits for the disk several times.

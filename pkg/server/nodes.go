@@ -120,7 +120,7 @@ func (n *nodes) claimOwn(ctx context.Context, client kubernetes.Interface) error
 	if err != nil {
 		return err
 	}
-	m := machines{client}
+	m := machines{client: client}
 	err = m.Claim(ctx, n.own, secret)
 	if errors.Is(err, join.ErrNameTaken) {
 		err = client.CoreV1().Secrets(metav1.NamespaceSystem).Delete(ctx, machineSecretName(n.own), metav1.DeleteOptions{})
@@ -204,10 +204,17 @@ func (n *nodes) forget(ctx context.Context, client kubernetes.Interface, o any) 
 	}
 }
 
-// machines keeps the hash of each machine's secret as a Secret of the cluster.
-type machines struct{ client kubernetes.Interface }
+// machines keeps the hash of each machine's secret as a Secret of the cluster, and
+// which authorities the machine was last told.
+type machines struct {
+	client kubernetes.Interface
+	ca     string // hash of the bundle that machines are told now; empty: they are told none
+}
 
-const machineHashKey = "hash"
+const (
+	machineHashKey = "hash"
+	caAnnotation   = "kedge.io/ca-hash"
+)
 
 // registrationLimit is how long after its first certificates a node may take to
 // appear in the cluster.
@@ -222,6 +229,9 @@ func (m machines) Claim(ctx context.Context, node, secret string) error {
 		ObjectMeta: metav1.ObjectMeta{Name: machineSecretName(node), Namespace: metav1.NamespaceSystem},
 		Data:       map[string][]byte{machineHashKey: []byte(join.HashSecret(secret))},
 	}
+	if m.ca != "" {
+		fresh.Annotations = map[string]string{caAnnotation: m.ca}
+	}
 	stored, err := secrets.Get(ctx, fresh.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		_, err = secrets.Create(ctx, fresh, metav1.CreateOptions{})
@@ -235,7 +245,12 @@ func (m machines) Claim(ctx context.Context, node, secret string) error {
 		return err
 	}
 	if join.SecretMatches(string(stored.Data[machineHashKey]), secret) {
-		return nil
+		if m.ca == "" || stored.Annotations[caAnnotation] == m.ca {
+			return nil
+		}
+		fresh.ResourceVersion = stored.ResourceVersion
+		_, err := secrets.Update(ctx, fresh, metav1.UpdateOptions{})
+		return err
 	}
 	// The node may have been deleted while no server ran to notice. One that has
 	// just been given its certificates is not there yet.
@@ -254,4 +269,27 @@ func (m machines) Claim(ctx context.Context, node, secret string) error {
 		return fmt.Errorf("take over the name of a deleted node: %w", err)
 	}
 	return nil
+}
+
+// behindNodes are the nodes, but for own, that were not told of the authorities
+// with the hash.
+func behindNodes(ctx context.Context, client kubernetes.Interface, ca, own string) ([]string, error) {
+	nodes, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	var behind []string
+	for _, node := range nodes.Items {
+		if node.Name == own {
+			continue
+		}
+		secret, err := client.CoreV1().Secrets(metav1.NamespaceSystem).Get(ctx, machineSecretName(node.Name), metav1.GetOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return nil, err
+		}
+		if err != nil || secret.Annotations[caAnnotation] != ca {
+			behind = append(behind, node.Name)
+		}
+	}
+	return behind, nil
 }

@@ -23,6 +23,12 @@ func (s *Server) preflight(ctx context.Context) error {
 			return err
 		}
 	}
+	if s.config.Node.Profile == config.ProfileCIS {
+		security := s.config.Security
+		if err := agent.CheckPrivate(s.config.ConfigFile, s.config.ConfigFile+".d", security.AuditPolicyFile, security.PodSecurityFile); err != nil {
+			return err
+		}
+	}
 	if err := s.node.FindAddresses(s.config.Network.ClusterCIDRs); err != nil {
 		return err
 	}

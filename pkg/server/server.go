@@ -38,6 +38,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/pki"
 	"github.com/kedge-k8s/kedge/pkg/snapshot"
 	"github.com/kedge-k8s/kedge/pkg/status"
+	"github.com/kedge-k8s/kedge/pkg/token"
 	"github.com/kedge-k8s/kedge/pkg/tunnel"
 	"github.com/kedge-k8s/kedge/pkg/version"
 )
@@ -109,6 +110,9 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := os.MkdirAll(config.RuntimeDir, 0o755); err != nil {
 		return err
 	}
+	if err := s.ensureEncryption(); err != nil {
+		return err
+	}
 	s.node.RaiseLimits()
 	if !s.config.DisableAgent {
 		if err := s.node.Prepare(); err != nil {
@@ -160,7 +164,7 @@ func (s *Server) components() ([]component.Component, error) {
 	if etcd != nil {
 		desk.servers = servers{etcd, s}
 		nodes.gone = etcd.RemoveNode
-		tokens.others = func() int { return len(etcd.Members()) - 1 }
+		tokens.others = etcd.Others
 	}
 	nodes.tunnel = tunnel.NewServer(tunnel.ServerOptions{Authenticate: desk.nodeOf, Log: s.log})
 
@@ -176,10 +180,17 @@ func (s *Server) components() ([]component.Component, error) {
 		Several:          etcd != nil,
 		PKI:              s.layout,
 		ConfigDir:        filepath.Join(c.Paths.Server(), "etc"),
-		Profiling:        c.ControlPlane.EnablePprof,
-		ExtraArgs:        c.ControlPlane.APIServerArgs,
-		Front:            desk.front,
-		Dial:             nodes.tunnel.Dialer(mode),
+		EncryptionConfig: s.encryptionFiles().Config,
+		Hardening: controlplane.Hardening{
+			AuditPolicy: c.Security.AuditPolicyFile,
+			AuditLog:    c.Security.AuditLogPath,
+			PodSecurity: c.Security.PodSecurityFile,
+			CIS:         c.Node.Profile == config.ProfileCIS,
+		},
+		Profiling: c.ControlPlane.EnablePprof,
+		ExtraArgs: c.ControlPlane.APIServerArgs,
+		Front:     desk.front,
+		Dial:      nodes.tunnel.Dialer(mode),
 	})
 	if err != nil {
 		return nil, err
@@ -197,19 +208,25 @@ func (s *Server) components() ([]component.Component, error) {
 	if err != nil {
 		return nil, err
 	}
-	certificates := &certificates{server: s}
+	certificates := &certificates{server: s, nodes: nodes, again: make(chan string, 1), others: tokens.others}
 	commands := control.NewServer(filepath.Join(config.RuntimeDir, control.Socket), "server", s.log)
 	control.Handle(commands, control.RotateCertificates, certificates.rotate)
+	control.Handle(commands, control.RotateCA, certificates.rotateCA)
 	control.Handle(commands, control.RotateTokens, tokens.rotate)
 	control.Handle(commands, control.Describe, s.describe)
 	if c.ControlPlane.SupervisorMetrics {
 		legacyregistry.RawMustRegister(&metrics.Collector{About: s.describe, Tunnels: nodes.tunnel.Count, Size: status.DirSize})
 	}
+	secrets := newSecretsEncryption(s.encryptionFiles(), c.Security.EncryptionProvider, apiserver, s.log)
+	secrets.others = tokens.others
+	control.Handle(commands, control.EncryptSecrets, secrets.change)
+	control.Handle(commands, control.EncryptionStatus, secrets.status)
 
 	components := []component.Component{
 		certificates,
 		tokens,
 		commands,
+		secrets,
 		store,
 		apiserver,
 		nodes,
@@ -225,7 +242,7 @@ func (s *Server) components() ([]component.Component, error) {
 		},
 		addon.NewDeployer(addon.Config{
 			Dir:        c.Paths.Manifests(),
-			Disabled:   c.AddOns.Disabled,
+			Disabled:   s.disabledManifests(),
 			Variables:  s.manifestVariables,
 			Kubeconfig: s.layout.Kubeconfig("addons"),
 			Server:     s.identity(etcd),
@@ -358,6 +375,14 @@ func (s *Server) advertiseAddress() netip.Addr {
 	return s.node.Addresses()[0]
 }
 
+// disabledManifests are the packaged manifests that are not deployed.
+func (s *Server) disabledManifests() []string {
+	if s.config.Node.Profile == config.ProfileCIS {
+		return s.config.AddOns.Disabled
+	}
+	return append(slices.Clone(s.config.AddOns.Disabled), config.ProfileCIS)
+}
+
 func (s *Server) manifestVariables() (map[string]string, error) {
 	trust, err := os.ReadFile(s.layout.ServerCA().Cert)
 	if err != nil {
@@ -416,7 +441,7 @@ func (d *joinDesk) front() (func(http.Handler) http.Handler, error) {
 		ClientCA:  clientCA,
 		Apiserver: apiserver,
 		Tokens:    d.tokens,
-		Machines:  machines{client},
+		Machines:  machines{client, token.HashCA(serverCA.Bundle)},
 		Servers:   d.servers,
 		Tunnel:    d.nodes.tunnel,
 		Log:       d.server.log,

@@ -269,7 +269,7 @@ func (s *Server) among(etcd *datastore.Etcd, tokens *tokens, controllers *contro
 	// The other servers reach this node as they reach agents.
 	t := agent.NewTunnel(s.node, s.config.Network.EgressSelectorMode, func() (*tls.Config, error) {
 		return agent.ClientTLS(s.layout.Client("agent"), s.layout.ServerCA().Cert)
-	})
+	}, nil)
 	follow.Learn(func(list []string) {
 		t.SetServers(slices.DeleteFunc(slices.Clone(list), func(address string) bool { return address == s.address() }))
 	})

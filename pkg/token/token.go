@@ -182,13 +182,14 @@ func HashCA(caBundle []byte) string {
 }
 
 // VerifyCA returns nil if the bundle, as a server served it, is that of the
-// cluster the token was made for; [ErrNoCAHash] if the token can't tell.
+// cluster the token was made for, or a successor of it; [ErrNoCAHash] if the token
+// can't tell.
 func (t Token) VerifyCA(bundle []byte) error {
 	if t.CAHash == "" {
 		return ErrNoCAHash
 	}
 	got := HashCA(bundle)
-	if subtle.ConstantTimeCompare([]byte(got), []byte(t.CAHash)) != 1 {
+	if subtle.ConstantTimeCompare([]byte(got), []byte(t.CAHash)) != 1 && !succeeds(bundle, t.CAHash) {
 		return fmt.Errorf("the CA of the server has the hash %s, the token was made for %s: either this is not a server of the cluster the token was made for, or somebody impersonates it", got, t.CAHash)
 	}
 	return nil

@@ -32,7 +32,9 @@ type ClientOptions struct {
 	Handler http.Handler
 	// Dial connects to a server; nil dials directly.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	Log  *slog.Logger
+	// Opened, if any, is called at once when a tunnel is open. It must not block.
+	Opened func()
+	Log    *slog.Logger
 
 	timing timing
 }
@@ -119,6 +121,9 @@ func (c *Client) keep(ctx context.Context, server string) {
 			opened = time.Now()
 			log.Info("The tunnel to the server is open")
 			silent, down = false, false
+			if c.options.Opened != nil {
+				c.options.Opened()
+			}
 		})
 		if ctx.Err() != nil {
 			return
