@@ -214,7 +214,7 @@ func (s *Server) components() ([]component.Component, error) {
 		components = append(components, scheduler)
 	}
 	if external {
-		components = append(components, controlplane.NewCloudController(s.layout, s.node.Name()))
+		components = append(components, controlplane.NewCloudController(s.layout))
 	}
 	if !c.DisableAgent {
 		parts, err := s.node.Components(agent.Setup{
