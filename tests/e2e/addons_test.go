@@ -31,7 +31,7 @@ func TestDisable(t *testing.T) {
 	s := &sandbox{cluster: &cluster{node: node}, t: t}
 	start := func(t *testing.T, disabled ...string) {
 		t.Helper()
-		if server := s.cluster.server; server != nil {
+		if server := s.server; server != nil {
 			if _, code, err := server.Stop(time.Minute); err != nil || code != 0 {
 				t.Fatalf("the server ended with code %d, error %v", code, err)
 			}
@@ -40,7 +40,7 @@ func TestDisable(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.cluster.server = server
+		s.server = server
 		if err := server.WaitAPI(t.Context(), limit); err != nil {
 			t.Fatal(err)
 		}
@@ -91,7 +91,7 @@ spec: {hostnames: [mine.example.com]}
 		})
 		sandbox.check("the route", sandbox.kubectl("get", "httproute", "mine", "-o=name"), "httproute.gateway.networking.k8s.io/mine")
 		sandbox.check("definitions that nobody uses", sandbox.kubectl("get", "crd/gateways.gateway.networking.k8s.io", "--ignore-not-found", "-o=name"), "")
-		if log := s.cluster.server.Log(); !strings.Contains(log, "definition=httproutes.gateway.networking.k8s.io") {
+		if log := s.server.Log(); !strings.Contains(log, "definition=httproutes.gateway.networking.k8s.io") {
 			t.Error("the log does not say that a definition stays")
 		}
 	})
