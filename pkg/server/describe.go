@@ -19,7 +19,7 @@ func (s *Server) describe(context.Context, control.None) (control.Description, e
 		DataDir:      c.Paths.DataDir,
 		Kubeconfig:   c.Kubeconfig.Path,
 		Certificates: []string{c.Paths.TLS()},
-		Datastore:    control.Datastore{Kind: "SQLite", Dir: c.Paths.DB()},
+		Datastore:    s.describeDatastore(),
 		Network: control.Network{
 			PodCIDRs:     c.Network.ClusterCIDRs,
 			ServiceCIDRs: c.Network.ServiceCIDRs,
@@ -33,4 +33,15 @@ func (s *Server) describe(context.Context, control.None) (control.Description, e
 		d.Node = s.node.Name()
 	}
 	return d, nil
+}
+
+func (s *Server) describeDatastore() control.Datastore {
+	c := s.config
+	switch {
+	case c.Datastore.Endpoint != "":
+		return control.Datastore{Kind: "external"}
+	case s.usesEtcd():
+		return control.Datastore{Kind: "etcd", Dir: c.Paths.Etcd()}
+	}
+	return control.Datastore{Kind: "SQLite", Dir: c.Paths.DB()}
 }

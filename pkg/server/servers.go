@@ -39,7 +39,7 @@ var sharedFiles = []string{
 	"tls/service.key",
 	"tls/etcd/server-ca.crt", "tls/etcd/server-ca.key",
 	"tls/etcd/peer-ca.crt", "tls/etcd/peer-ca.key",
-	"cred/encryption-config.json",
+	"cred/encryption-config.json", "cred/encryption-state.json",
 }
 
 // usesEtcd says whether this server's state is in embedded etcd: because an
