@@ -262,7 +262,7 @@ func (s *snapshots) publish(ctx context.Context, defined *bool) error {
 	if err != nil {
 		// Those who copy say so, and have this done again when they can.
 		s.log.Debug("the Snapshots in S3 are not up to date", "component", s.Name(), "err", err)
-		return nil //nolint:nilerr // as said
+		return nil
 	}
 	return publish.Sync(ctx, s.client, publish.S3, s.node, copies)
 }
