@@ -72,7 +72,7 @@ func TestRedirect(t *testing.T) {
 	logrus.Error("from a container library")
 	logged("WARN", "structured error pod=x", "from a container library")
 	logrus.Error(`error in txn success:<request_put:<key:"/registry/secrets/x" value:"s3cret" > > : connection refused`)
-	logged("ERROR a write to the datastore failed")
+	logged("a write to the datastore failed")
 
 	klog.ErrorS(errors.New("read: use of closed network connection"), "Error on socket receive")
 	klog.Errorf("Error on socket receive: %v", "use of closed network connection")

@@ -40,7 +40,7 @@ func OpenBucket(c config.S3) (*s3.Bucket, error) {
 func (s *snapshots) bucket(ctx context.Context) (*s3.Bucket, error) {
 	c := s.config.S3
 	if !c.Enabled {
-		return nil, nil //nolint:nilnil // there is none, which is fine
+		return nil, nil
 	}
 	if c.ConfigSecret == "" || c.Bucket != "" {
 		return OpenBucket(c)

@@ -124,7 +124,7 @@ func (a *archive) add(name string, size int64, content io.Reader) error {
 
 // reader ends with its context.
 type reader struct {
-	ctx context.Context //nolint:containedctx // of one copy
+	ctx context.Context // of one copy
 	r   io.Reader
 }
 

@@ -79,8 +79,8 @@ func TestMetrics(t *testing.T) {
 	if got := strings.Join(defaultGroups(), ","); got != want {
 		t.Errorf("default groups are %s, want %s", got, want)
 	}
-	if got := strings.Join(groups(), ","); got != want+",scale" {
-		t.Errorf("groups are %s, want %s,scale", got, want)
+	if got := strings.Join(groups(), ","); got != want+",sqlite,scale" {
+		t.Errorf("groups are %s, want %s,sqlite,scale", got, want)
 	}
 }
 

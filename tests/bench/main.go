@@ -52,6 +52,7 @@ type options struct {
 	nodes []int
 	// updates is how many there are of objects in SQLite
 	updates int
+	quiet   time.Duration // after them
 	stock   bool
 	json    string
 	binary  string
@@ -79,6 +80,7 @@ func parse(args []string) (options, error) {
 		return err
 	})
 	flags.IntVar(&o.updates, "updates", 200_000, "updates of objects for sqlite")
+	flags.DurationVar(&o.quiet, "quiet", quietTime, "how long to let SQLite be compacted after the updates")
 	flags.BoolVar(&o.stock, "stock", true, "measure the stock stack, too")
 	flags.StringVar(&o.json, "json", "build/bench.json", "`file` for all values")
 	flags.StringVar(&o.binary, "bin", "dist/kedge", "`file` of Kedge")

@@ -24,7 +24,7 @@ const (
 	sqliteObjects = 100
 	// quietTime lets a compaction find nothing more to keep: upstream's comes
 	// every five minutes, and keeps what is younger.
-	quietTime = 11 * time.Minute
+	quietTime = 11 * time.Minute // by default
 )
 
 // sqliteMetrics are of many updates, and of none.
@@ -96,7 +96,7 @@ func (r *run) measureUpdates(ctx context.Context) error {
 	}
 	r.record("sqlite-rate", float64(2*half)/took.Seconds())
 	r.record("sqlite-writes", (after.written-before.written)/1e6/float64(2*half)*1e3)
-	if err := sleep(ctx, quietTime); err != nil {
+	if err := sleep(ctx, r.bench.options.quiet); err != nil {
 		return err
 	}
 	size, err := r.update(ctx, client, namespace, half/5)

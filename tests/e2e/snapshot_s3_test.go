@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"strings"
@@ -32,7 +33,7 @@ func TestSnapshotS3(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if broken.Load() {
 			http.Error(w, "out of order", http.StatusForbidden)
 			return
@@ -79,9 +80,10 @@ func TestSnapshotS3(t *testing.T) {
 	if list := snapshot(node, "list").Stdout; !strings.Contains(list, "file:///") || !strings.Contains(list, "s3://backups/one/"+first+".tar") {
 		t.Errorf("the list is\n%s", list)
 	}
-	if _, err := node.Kubectl(t.Context(), "wait", "--for=create", "snapshot/s3-"+first, "--timeout=60s"); err != nil {
-		t.Error(err)
-	}
+	eventually(t, "the Snapshot of the copy", func() (bool, string) {
+		_, err := node.Kubectl(t.Context(), "get", "snapshots.kedge.io/s3-"+first)
+		return err == nil, fmt.Sprint(err)
+	})
 
 	broken.Store(true)
 	second, result := save()

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -69,12 +70,14 @@ func TestSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	kubectl(t, c.node, "wait", "--for=create", "configmap/of-a-file", "--timeout=60s")
-	kubectl(t, c.node, "wait", "--for=create", "customresourcedefinition/snapshots.kedge.io", "--timeout=60s")
 	first := save(t)
 	kubectl(t, c.node, "create", "configmap", "late", "--from-literal=a=b")
 
 	t.Run("objects", func(t *testing.T) {
-		kubectl(t, c.node, "wait", "--for=create", "snapshot/local-"+first, "--timeout=60s")
+		eventually(t, "the Snapshot", func() (bool, string) {
+			_, err := c.node.Kubectl(t.Context(), "get", "snapshots.kedge.io/local-"+first)
+			return err == nil, fmt.Sprint(err)
+		})
 		row := kubectl(t, c.node, "get", "snapshots")
 		for _, want := range []string{"SNAPSHOTNAME", "LOCATION", "CREATIONTIME", first, "file://" + dir + first + ".tar"} {
 			if !strings.Contains(row, want) {
