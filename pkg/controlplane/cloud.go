@@ -24,9 +24,6 @@ import (
 // providerName is the scheme of spec.providerID of Kedge's nodes.
 const providerName = "kedge"
 
-// controlPlaneRole is the label that kubectl shows as the role control-plane.
-const controlPlaneRole = "node-role.kubernetes.io/control-plane"
-
 // addressRefresh is how often node addresses are compared; what a node says
 // anew of itself is acted on at once.
 const addressRefresh = 5 * time.Minute
@@ -36,14 +33,12 @@ const addressRefresh = 5 * time.Minute
 // that keeps pods off an uninitialized node is removed.
 type CloudController struct {
 	kubeconfig string
-	provider   provider
 	run        component.Runner
 }
 
-// NewCloudController makes the component on the server that runs the named
-// node.
-func NewCloudController(layout pki.Layout, serverNode string) *CloudController {
-	return &CloudController{kubeconfig: layout.Kubeconfig("cloud-controller"), provider: provider{serverNode}}
+// NewCloudController makes the component.
+func NewCloudController(layout pki.Layout) *CloudController {
+	return &CloudController{kubeconfig: layout.Kubeconfig("cloud-controller")}
 }
 
 func (*CloudController) Name() string    { return "cloud-controller" }
@@ -60,7 +55,7 @@ func (c *CloudController) Start(ctx context.Context) error {
 		return err
 	}
 	factory := informers.NewSharedInformerFactory(client, 0)
-	controller, err := node.NewCloudNodeController(factory.Core().V1().Nodes(), client, c.provider, addressRefresh, 1, 1)
+	controller, err := node.NewCloudNodeController(factory.Core().V1().Nodes(), client, provider{}, addressRefresh, 1, 1)
 	if err != nil {
 		return err
 	}
@@ -126,7 +121,7 @@ func saysOther(old, now *v1.Node) bool {
 
 // provider is the cloud of machines that Kedge runs on: it knows nodes by
 // what they say of themselves.
-type provider struct{ serverNode string }
+type provider struct{}
 
 func (provider) Initialize(cloudprovider.ControllerClientBuilder, <-chan struct{}) {}
 func (provider) LoadBalancer() (cloudprovider.LoadBalancer, bool)                  { return nil, false }
@@ -144,14 +139,10 @@ func (provider) InstanceExists(context.Context, *v1.Node) (bool, error) { return
 // InstanceShutdown is unknown to Kedge: a silent node is NotReady.
 func (provider) InstanceShutdown(context.Context, *v1.Node) (bool, error) { return false, nil }
 
-func (p provider) InstanceMetadata(_ context.Context, n *v1.Node) (*cloudprovider.InstanceMetadata, error) {
+func (provider) InstanceMetadata(_ context.Context, n *v1.Node) (*cloudprovider.InstanceMetadata, error) {
 	metadata := &cloudprovider.InstanceMetadata{
 		ProviderID:   providerName + "://" + n.Name,
 		InstanceType: providerName,
-	}
-	if n.Name == p.serverNode {
-		// A kubelet may not give itself a role.
-		metadata.AdditionalLabels = map[string]string{controlPlaneRole: "true"}
 	}
 	hostname := n.Name
 	for _, a := range n.Status.Addresses {

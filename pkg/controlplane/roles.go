@@ -37,7 +37,8 @@ const (
 	HelmUser = "system:kedge:helm"
 	// KubeletClientUser is the apiserver towards the kubelets.
 	KubeletClientUser = "system:kedge:kube-apiserver"
-	// JoinUser keeps which machine each node's name belongs to, and checks tokens.
+	// JoinUser keeps which machine each node's name belongs to, checks tokens, and
+	// gives servers' nodes their role.
 	JoinUser = "system:kedge:join"
 	// LocalStorageUser makes volumes for claims.
 	LocalStorageUser = "system:kedge:local-storage"
@@ -80,7 +81,7 @@ var roles = []rbacv1.ClusterRole{
 	{
 		ObjectMeta: metav1.ObjectMeta{Name: JoinUser},
 		Rules: []rbacv1.PolicyRule{
-			{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"get", "list", "watch"}},
+			{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"get", "list", "watch", "patch"}},
 		},
 	},
 	{

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -23,8 +24,13 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/tunnel"
 )
 
+// controlPlaneRole is the label that kubectl shows as the role control-plane. A
+// kubelet may not give it to itself.
+const controlPlaneRole = "node-role.kubernetes.io/control-plane"
+
 // nodes follows the nodes of the cluster, as a component: the tunnel is told
-// where each is reached, and the name of a deleted node is free again.
+// where each is reached, the server's own has its role, and the name of a
+// deleted node is free again.
 type nodes struct {
 	kubeconfig string
 	own        string // name of this server's own node; empty: it has none
@@ -77,8 +83,8 @@ func (n *nodes) Start(ctx context.Context) error {
 	informer := factory.Core().V1().Nodes().Informer()
 	life := n.run.Context()
 	_, err = informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(o any) { n.set(o) },
-		UpdateFunc: func(_, o any) { n.set(o) },
+		AddFunc:    func(o any) { n.set(life, client, o) },
+		UpdateFunc: func(_, o any) { n.set(life, client, o) },
 		DeleteFunc: func(o any) { n.forget(life, client, o) },
 	})
 	if err != nil {
@@ -128,23 +134,30 @@ func (n *nodes) claimOwn(ctx context.Context, client kubernetes.Interface) error
 	return nil
 }
 
-// stripNode keeps of a node what its addresses are.
+// stripNode keeps of a node what its addresses and its role are.
 func stripNode(o any) (any, error) {
 	node, ok := o.(*corev1.Node)
 	if !ok {
 		return o, nil
 	}
+	var labels map[string]string
+	if role, ok := node.Labels[controlPlaneRole]; ok {
+		labels = map[string]string{controlPlaneRole: role}
+	}
 	return &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: node.Name, UID: node.UID, ResourceVersion: node.ResourceVersion},
+		ObjectMeta: metav1.ObjectMeta{Name: node.Name, UID: node.UID, ResourceVersion: node.ResourceVersion, Labels: labels},
 		Spec:       corev1.NodeSpec{PodCIDRs: node.Spec.PodCIDRs},
 		Status:     corev1.NodeStatus{Addresses: node.Status.Addresses, DaemonEndpoints: node.Status.DaemonEndpoints},
 	}, nil
 }
 
-func (n *nodes) set(o any) {
+func (n *nodes) set(ctx context.Context, client kubernetes.Interface, o any) {
 	node, ok := o.(*corev1.Node)
 	if !ok {
 		return
+	}
+	if _, ok := node.Labels[controlPlaneRole]; !ok && node.Name == n.own {
+		n.label(ctx, client)
 	}
 	var addresses []netip.Addr
 	for _, a := range node.Status.Addresses {
@@ -159,6 +172,16 @@ func (n *nodes) set(o any) {
 		}
 	}
 	n.tunnel.SetNode(node.Name, addresses, uint16(node.Status.DaemonEndpoints.KubeletEndpoint.Port), cidrs)
+}
+
+// label gives the server's own node its role. What fails is tried again with
+// the node's next update.
+func (n *nodes) label(ctx context.Context, client kubernetes.Interface) {
+	patch := fmt.Sprintf(`{"metadata":{"labels":{%q:"true"}}}`, controlPlaneRole)
+	_, err := client.CoreV1().Nodes().Patch(ctx, n.own, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{})
+	if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+		n.log.Warn("the server's node has no role yet", "component", n.Name(), "node", n.own, "err", err)
+	}
 }
 
 func (n *nodes) forget(ctx context.Context, client kubernetes.Interface, o any) {

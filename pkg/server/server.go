@@ -233,7 +233,7 @@ func (s *Server) components() ([]component.Component, error) {
 		alone = append(alone, scheduler)
 	}
 	if external {
-		alone = append(alone, controlplane.NewCloudController(s.layout, s.node.Name()))
+		alone = append(alone, controlplane.NewCloudController(s.layout))
 	}
 	beforeVolumes := controllerManager.Built
 	var ports []hostcheck.FirewallPort

@@ -18,16 +18,15 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/component"
 )
 
-// Labels and annotation of the node of one of several servers. A kubelet may not
-// give itself a role, so the server does.
+// Label and annotation of the node of a server with a member of etcd. A kubelet may
+// not give itself a role, so the server does.
 const (
-	controlPlaneLabel = "node-role.kubernetes.io/control-plane"
-	etcdLabel         = "node-role.kubernetes.io/etcd"
-	// memberAnnotation is the name of the server's member of etcd.
+	etcdRole = "node-role.kubernetes.io/etcd"
+	// memberAnnotation is the name of the member.
 	memberAnnotation = "etcd.kedge.io/node-name"
 )
 
-// serverNode keeps the roles on this server's node, as a component.
+// serverNode keeps role and annotation on this server's node, as a component.
 type serverNode struct {
 	node       string
 	member     func() string
@@ -79,13 +78,11 @@ func (n *serverNode) mark(ctx context.Context, client kubernetes.Interface, o an
 		return
 	}
 	member := n.member()
-	_, control := node.Labels[controlPlaneLabel]
-	_, etcd := node.Labels[etcdLabel]
-	if control && etcd && node.Annotations[memberAnnotation] == member {
+	if _, ok := node.Labels[etcdRole]; ok && node.Annotations[memberAnnotation] == member {
 		return
 	}
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
-		"labels":      map[string]string{controlPlaneLabel: "true", etcdLabel: "true"},
+		"labels":      map[string]string{etcdRole: "true"},
 		"annotations": map[string]string{memberAnnotation: member},
 	}})
 	if err != nil {

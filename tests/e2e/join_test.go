@@ -90,6 +90,9 @@ func TestJoin(t *testing.T) {
 	if out, err := f.node.Kubectl(t.Context(), "get", "nodes", "-o", "name"); err != nil || out != "node/agent-1\nnode/node\n" {
 		t.Errorf("the nodes are %q, error %v", out, err)
 	}
+	if out, err := f.node.Kubectl(t.Context(), "get", "nodes", "-l", "node-role.kubernetes.io/control-plane", "-o", "name"); err != nil || out != "node/node\n" {
+		t.Errorf("nodes of the control plane: %q, error %v", out, err)
+	}
 
 	t.Run("newer agent", func(t *testing.T) {
 		conn, err := f.node.Dial(t.Context(), "tcp", f.node.Address.String()+":6443")
