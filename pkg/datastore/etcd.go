@@ -69,9 +69,11 @@ type EtcdConfig struct {
 	Node    string     // with which the member's name begins
 	Address netip.Addr // of this machine, on which it listens for the other members
 	// Advertised is the address at which the others reach it.
-	Advertised    netip.Addr
-	PKI           pki.Layout
-	Peers         Peers // nil: it begins a cluster of its own
+	Advertised netip.Addr
+	PKI        pki.Layout
+	Peers      Peers // nil: it begins a cluster of its own
+	// After names components in this process that must be ready before etcd starts.
+	After         []string
 	ExposeMetrics bool
 	Args          []config.Arg
 	Log           *slog.Logger
@@ -126,7 +128,7 @@ func (e *Etcd) TLS() TLS {
 }
 
 func (*Etcd) Name() string                        { return "datastore" }
-func (*Etcd) Needs() []string                     { return []string{"certificates"} }
+func (e *Etcd) Needs() []string                   { return append([]string{"certificates"}, e.config.After...) }
 func (*Etcd) Limits() (start, stop time.Duration) { return startLimit, 0 }
 func (e *Etcd) Stop(ctx context.Context) error    { return e.run.Stop(ctx) }
 func (e *Etcd) Failed() <-chan error              { return e.run.Failed() }

@@ -49,6 +49,11 @@ func (s *Server) newStore() (kept store, etcd *datastore.Etcd, err error) {
 		Args:          c.Etcd.Args,
 		Log:           s.log,
 	}
+	if !c.DisableAgent {
+		// Both register the metrics of a gRPC server, under the same names. etcd does
+		// without if it comes second, containerd panics.
+		settings.After = []string{"containerd"}
+	}
 	if s.peers != nil {
 		settings.Peers = s.peers
 	}

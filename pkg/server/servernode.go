@@ -26,7 +26,7 @@ const (
 	memberAnnotation = "etcd.kedge.io/node-name"
 )
 
-// serverNode keeps the roles on this server's node, as a component.
+// serverNode keeps role and annotation on this server's node, as a component.
 type serverNode struct {
 	node       string
 	member     func() string

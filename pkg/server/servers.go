@@ -276,7 +276,7 @@ func (s *Server) among(etcd *datastore.Etcd, tokens *tokens, controllers *contro
 	return append(components, t, &serverNode{
 		node:       s.node.Name(),
 		member:     etcd.MemberName,
-		kubeconfig: s.layout.Kubeconfig("cloud-controller"),
+		kubeconfig: s.layout.Kubeconfig("join"),
 		log:        s.log,
 	})
 }
