@@ -151,6 +151,7 @@ const steps = {
     await open(`#/object/apps/deployments/${NAMESPACE}/web?${ns}`);
     await page.getByRole("button", { name: "Scale" }).click();
     await page.getByRole("dialog").getByRole("textbox").fill("3");
+    await page.waitForTimeout(500); // until it has faded in
     await accessible("dialog");
     await page.getByRole("dialog").getByRole("button", { name: "Scale" }).click();
     await page.getByText("3: 3 ready", { exact: false }).waitFor({ timeout: 60_000 });

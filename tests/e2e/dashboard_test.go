@@ -41,8 +41,15 @@ func newBrowser(t *testing.T, host *testbed.Host, base string) *browser {
 	return &browser{t: t, base: base, Client: client}
 }
 
+// reply is a response whose body has been read.
+type reply struct {
+	code   int
+	header http.Header
+	body   string
+}
+
 // ask makes a request; header is NAME: VALUE.
-func (b *browser) ask(method, path, body string, header ...string) (*http.Response, string) {
+func (b *browser) ask(method, path, body string, header ...string) reply {
 	b.t.Helper()
 	request, err := http.NewRequestWithContext(b.t.Context(), method, b.base+path, strings.NewReader(body))
 	if err != nil {
@@ -58,23 +65,23 @@ func (b *browser) ask(method, path, body string, header ...string) (*http.Respon
 	}
 	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode == http.StatusSwitchingProtocols {
-		return response, ""
+		return reply{response.StatusCode, response.Header, ""}
 	}
 	content, err := io.ReadAll(response.Body)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return response, string(content)
+	return reply{response.StatusCode, response.Header, string(content)}
 }
 
 // want makes a request and checks the code of the answer.
 func (b *browser) want(code int, method, path, body string, header ...string) string {
 	b.t.Helper()
-	response, content := b.ask(method, path, body, header...)
-	if response.StatusCode != code {
-		b.t.Errorf("%s %s: %s %.300s, want %d", method, path, response.Status, content, code)
+	got := b.ask(method, path, body, header...)
+	if got.code != code {
+		b.t.Errorf("%s %s: %d %.300s, want %d", method, path, got.code, got.body, code)
 	}
-	return content
+	return got.body
 }
 
 func (b *browser) logIn(token string) {
@@ -150,13 +157,13 @@ func testDashboard(s *sandbox) {
 	for name, base := range map[string]string{"through kedge dashboard": address, "at its Service": direct} {
 		s.t.Run(name, func(t *testing.T) {
 			b := newBrowser(t, s.node, base)
-			response, page := b.ask(http.MethodGet, "", "")
-			if policy := response.Header.Get("Content-Security-Policy"); !strings.Contains(policy, "script-src 'self';") || !strings.Contains(policy, "frame-ancestors 'none'") {
+			page := b.ask(http.MethodGet, "", "")
+			if policy := page.header.Get("Content-Security-Policy"); !strings.Contains(policy, "script-src 'self';") || !strings.Contains(policy, "frame-ancestors 'none'") {
 				t.Errorf("the page's policy is %q", policy)
 			}
-			script := regexp.MustCompile(`src="\./(assets/[^"]+\.js)"`).FindStringSubmatch(page)
+			script := regexp.MustCompile(`src="\./(assets/[^"]+\.js)"`).FindStringSubmatch(page.body)
 			if script == nil {
-				t.Fatalf("the page has no script: %s", page)
+				t.Fatalf("the page has no script: %s", page.body)
 			}
 			b.want(http.StatusOK, http.MethodGet, script[1], "")
 			b.want(http.StatusNotFound, http.MethodGet, "assets/missing.js", "")
@@ -178,8 +185,8 @@ func testDashboard(s *sandbox) {
 			b.want(http.StatusCreated, http.MethodPost, maps, configMap, "Content-Type: application/json", "X-Kedge-Csrf: "+b.csrf)
 			b.want(http.StatusBadRequest, http.MethodGet, "api/v1/namespaces/kube-system/services/https:metrics-server:/proxy/", "")
 			for _, path := range []string{"metrics", "healthz/../metrics", "api/v1/..%2f..%2fmetrics", "stream/watch/metrics", "logs/", "stream/exec/a/b/c"} {
-				if response, body := b.ask(http.MethodGet, path, ""); response.StatusCode == http.StatusOK {
-					t.Errorf("%s is served: %.200s", path, body)
+				if got := b.ask(http.MethodGet, path, ""); got.code == http.StatusOK {
+					t.Errorf("%s is served: %.200s", path, got.body)
 				}
 			}
 
@@ -187,8 +194,7 @@ func testDashboard(s *sandbox) {
 			watch := "stream/watch/" + pods
 			b.want(http.StatusForbidden, http.MethodGet, watch, "", handshake...)
 			b.want(http.StatusForbidden, http.MethodGet, watch, "", append(handshake, "Sec-Websocket-Protocol: kedge-dashboard, kedge-csrf.guess")...)
-			own := append(handshake, "Sec-Websocket-Protocol: kedge-dashboard, kedge-csrf."+b.csrf)
-			b.want(http.StatusSwitchingProtocols, http.MethodGet, watch, "", own...)
+			b.want(http.StatusSwitchingProtocols, http.MethodGet, watch, "", append(handshake, "Sec-Websocket-Protocol: kedge-dashboard, kedge-csrf."+b.csrf)...)
 			b.exec(s.namespace, "lasting")
 
 			b.want(http.StatusForbidden, http.MethodDelete, "session", "")
@@ -215,8 +221,8 @@ func testDashboard(s *sandbox) {
 	viewer := newBrowser(s.t, s.node, direct)
 	viewer.logIn(strings.TrimSpace(out))
 	eventually(s.t, "the role to be in force", func() (bool, string) {
-		response, body := viewer.ask(http.MethodGet, "api/v1/nodes", "")
-		return response.StatusCode == http.StatusOK, body
+		got := viewer.ask(http.MethodGet, "api/v1/nodes", "")
+		return got.code == http.StatusOK, got.body
 	})
 	viewer.want(http.StatusForbidden, http.MethodGet, "api/v1/secrets", "")
 	viewer.want(http.StatusForbidden, http.MethodDelete, "api/v1/namespaces/"+s.namespace+"/pods/lasting", "", "X-Kedge-Csrf: "+viewer.csrf)

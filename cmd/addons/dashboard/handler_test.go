@@ -101,7 +101,13 @@ func serve(t *testing.T) (*httptest.Server, chan *http.Request) {
 	return server, asked
 }
 
-func do(t *testing.T, method, url, body string, header ...string) (*http.Response, string) {
+// answer is a response whose body has been read.
+type answer struct {
+	code   int
+	header http.Header
+}
+
+func do(t *testing.T, method, url, body string, header ...string) (answer, string) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
 	if err != nil {
@@ -120,20 +126,20 @@ func do(t *testing.T, method, url, body string, header ...string) (*http.Respons
 	if err != nil {
 		t.Fatal(err)
 	}
-	return response, string(content)
+	return answer{response.StatusCode, response.Header}, string(content)
 }
 
 func TestAPI(t *testing.T) {
 	server, asked := serve(t)
 	response, body := do(t, "POST", server.URL+"/session", `{"token":"`+good+`","secure":true}`, "Content-Type: application/json")
-	if response.StatusCode != http.StatusOK {
-		t.Fatalf("the login: %s %s", response.Status, body)
+	if response.code != http.StatusOK {
+		t.Fatalf("the login: %d %s", response.code, body)
 	}
 	var s session
 	if err := json.Unmarshal([]byte(body), &s); err != nil || s.User != "alice" {
 		t.Fatalf("the session is %s, error %v", body, err)
 	}
-	set := response.Header.Get("Set-Cookie")
+	set := response.header.Get("Set-Cookie")
 	for _, attribute := range []string{"HttpOnly", "Secure", "SameSite=Strict"} {
 		if !strings.Contains(set, attribute) {
 			t.Errorf("the cookie %s is not %s", set, attribute)
@@ -165,13 +171,13 @@ func TestAPI(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			response, body := do(t, c.method, server.URL+c.path, c.body, c.header...)
-			if response.StatusCode != c.want {
-				t.Errorf("got %s %.200s, want %d", response.Status, body, c.want)
+			if response.code != c.want {
+				t.Errorf("got %d %.200s, want %d", response.code, body, c.want)
 			}
-			if policy := response.Header.Get("Content-Security-Policy"); policy != dataPolicy {
+			if policy := response.header.Get("Content-Security-Policy"); policy != dataPolicy {
 				t.Errorf("the answer's policy is %q", policy)
 			}
-			if response.Header.Get("Set-Cookie") != "" && c.want == http.StatusOK {
+			if response.header.Get("Set-Cookie") != "" && c.want == http.StatusOK {
 				t.Error("the API sets a cookie")
 			}
 		})
@@ -198,18 +204,18 @@ func TestPage(t *testing.T) {
 	for path, want := range map[string]int{"/": 200, "/index.html": 200, "/assets/a-1.js": 200, "/assets/missing.js": 404, "/../secret": 404, "/page.go": 404} {
 		for _, encoding := range []string{"gzip", "identity"} {
 			response, body := do(t, "GET", server.URL+path, "", "Accept-Encoding: "+encoding)
-			if response.StatusCode != want {
-				t.Errorf("%s: %s, want %d", path, response.Status, want)
+			if response.code != want {
+				t.Errorf("%s: %d, want %d", path, response.code, want)
 				continue
 			}
 			if want == http.StatusOK && (encoding == "identity") != (body == "the page") {
 				t.Errorf("%s as %s is %q", path, encoding, body)
 			}
-			if response.Header.Get("X-Frame-Options") != "DENY" || response.Header.Get("Content-Security-Policy") != pagePolicy {
-				t.Errorf("%s comes with %v", path, response.Header)
+			if response.header.Get("X-Frame-Options") != "DENY" || response.header.Get("Content-Security-Policy") != pagePolicy {
+				t.Errorf("%s comes with %v", path, response.header)
 			}
-			if hashedName := strings.HasPrefix(path, "/assets/a"); hashedName != strings.Contains(response.Header.Get("Cache-Control"), "immutable") {
-				t.Errorf("%s is kept: %s", path, response.Header.Get("Cache-Control"))
+			if hashedName := strings.HasPrefix(path, "/assets/a"); hashedName != strings.Contains(response.header.Get("Cache-Control"), "immutable") {
+				t.Errorf("%s is kept: %s", path, response.header.Get("Cache-Control"))
 			}
 		}
 	}

@@ -119,7 +119,10 @@ func (h *handler) serveSession(w http.ResponseWriter, r *http.Request) {
 		if !ok {
 			return
 		}
-		cookie := &http.Cookie{Name: cookieName, Value: login.Token, HttpOnly: true, Secure: login.Secure, SameSite: http.SameSiteStrictMode}
+		// By HTTP a browser comes only to the machine that it runs on.
+		cookie := &http.Cookie{ //nolint:gosec // G124: secure where it can be
+			Name: cookieName, Value: login.Token, HttpOnly: true, Secure: login.Secure, SameSite: http.SameSiteStrictMode,
+		}
 		if s.Expires != nil {
 			cookie.MaxAge = max(1, int(time.Until(*s.Expires).Seconds()))
 		}
@@ -148,7 +151,7 @@ func (h *handler) serveSession(w http.ResponseWriter, r *http.Request) {
 
 // forget has the browser drop the session.
 func forget(w http.ResponseWriter) {
-	http.SetCookie(w, &http.Cookie{Name: cookieName, MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteStrictMode})
+	http.SetCookie(w, &http.Cookie{Name: cookieName, MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteStrictMode}) //nolint:gosec // G124: it is empty
 }
 
 // identify asks the API server who a token belongs to, or answers why nobody.

@@ -1,7 +1,7 @@
 import "@mantine/core/styles.css";
 import "@mantine/notifications/styles.css";
 import "./style.css";
-import { Checkbox, MantineProvider, createTheme } from "@mantine/core";
+import { Checkbox, MantineProvider, Notification, createTheme } from "@mantine/core";
 import { Notifications } from "@mantine/notifications";
 import { StrictMode, useState } from "react";
 import { createRoot } from "react-dom/client";
@@ -10,10 +10,13 @@ import { TextContext, languages, preferred } from "./text";
 
 const theme = createTheme({
   primaryColor: "blue",
-  primaryShade: { light: 8, dark: 5 },
+  primaryShade: 8,
   autoContrast: true,
   defaultRadius: "md",
-  components: { Checkbox: Checkbox.extend({ defaultProps: { radius: "sm" } }) },
+  components: {
+    Checkbox: Checkbox.extend({ defaultProps: { radius: "sm" } }),
+    Notification: Notification.extend({ defaultProps: { closeButtonProps: { "aria-label": languages[preferred()].close } } }),
+  },
   fontFamily: "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif",
   fontFamilyMonospace: "ui-monospace, 'SF Mono', Menlo, Consolas, 'DejaVu Sans Mono', monospace",
 });

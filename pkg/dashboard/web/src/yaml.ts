@@ -12,8 +12,9 @@ export function tokenOf(kubeconfig: string): string {
 
 /** toYAML writes an object as people edit it. */
 export function toYAML(object: Any): string {
+  const { apiVersion, kind, ...rest } = object;
   const { managedFields: _, ...metadata } = object.metadata ?? {};
-  return dump({ ...object, metadata }, { lineWidth: -1, noRefs: true });
+  return dump({ apiVersion, kind, ...rest, metadata }, { lineWidth: -1, noRefs: true });
 }
 
 /** parse reads one object or more; errors name the line. */

@@ -5,8 +5,8 @@ import { oneDark } from "@codemirror/theme-one-dark";
 import { EditorView, basicSetup } from "codemirror";
 import { useEffect, useRef } from "react";
 
-const look = (dark: boolean) => [basicSetup, yaml(), EditorView.lineWrapping, ...(dark ? [oneDark] : [])];
-const readOnlyText = [EditorView.editable.of(false), EditorView.contentAttributes.of({ tabindex: "0" })];
+const look = (dark: boolean) => [basicSetup, yaml(), EditorView.lineWrapping, EditorView.contentAttributes.of({ tabindex: "0" }), ...(dark ? [oneDark] : [])];
+const readOnlyText = EditorView.editable.of(false);
 
 interface CodeProps {
   value: string;
@@ -29,7 +29,7 @@ export function Code({ value, change, dark, label, readOnly }: CodeProps) {
       parent: box.current!,
       extensions: [
         ...look(dark),
-        ...(readOnly ? readOnlyText : []),
+        readOnly ? readOnlyText : [],
         EditorView.contentAttributes.of({ "aria-label": label }),
         EditorView.updateListener.of((u) => u.docChanged && changed.current(u.state.doc.toString())),
       ],
@@ -47,7 +47,7 @@ export function Diff({ was, willBe, dark, labels }: { was: string; willBe: strin
   const box = useRef<HTMLDivElement>(null);
   const [left, right] = labels;
   useEffect(() => {
-    const side = (doc: string, label: string) => ({ doc, extensions: [...look(dark), ...readOnlyText, EditorView.contentAttributes.of({ "aria-label": label })] });
+    const side = (doc: string, label: string) => ({ doc, extensions: [...look(dark), readOnlyText, EditorView.contentAttributes.of({ "aria-label": label })] });
     const view = new MergeView({ a: side(was, left), b: side(willBe, right), parent: box.current!, collapseUnchanged: { margin: 3, minSize: 6 }, gutter: true });
     return () => view.destroy();
   }, [was, willBe, dark, left, right]);
