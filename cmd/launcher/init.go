@@ -29,7 +29,7 @@ func supervise(program string, argv, env []string) error {
 	}
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, forwarded...)
-	child, err := os.StartProcess(program, argv, &os.ProcAttr{
+	child, err := os.StartProcess(program, argv, &os.ProcAttr{ //nolint:gosec // that is its job
 		Env: env, Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
 	})
 	if err != nil {
