@@ -117,7 +117,7 @@ func changeEncryption(c *cli.Context, change string) error {
 			shown = time.Now()
 		}
 		select {
-		case <-c.Context.Done():
+		case <-c.Done():
 			return errors.New("the change goes on in the server; look with kedge secrets-encrypt status")
 		case <-time.After(progressInterval):
 		}

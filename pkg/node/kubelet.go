@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -195,7 +196,7 @@ func (k *Kubelet) Start(context.Context) error {
 		return err
 	}
 	k.plugins = deps.VolumePlugins
-	deps.VolumePlugins = append(k.plugins[:len(k.plugins):len(k.plugins)], &k.witness)
+	deps.VolumePlugins = slices.Concat(k.plugins, []volume.VolumePlugin{&k.witness})
 	if k.config.BeforeVolumes != nil {
 		deps.DynamicPluginProber = patientProber{deps.DynamicPluginProber, life, k.config.BeforeVolumes}
 	}
