@@ -48,11 +48,14 @@ func probe() {
 func runProbe(args []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	switch {
-	case len(args) == 2 && args[0] == "serve":
-		return takeConnections(ctx, args[1])
-	case len(args) > 1 && args[0] == "ask":
-		return json.NewEncoder(os.Stdout).Encode(ask(ctx, args[1:]))
+	if len(args) > 1 {
+		verb, rest := args[0], args[1:]
+		switch {
+		case verb == "serve" && len(rest) == 1:
+			return takeConnections(ctx, rest[0])
+		case verb == "ask":
+			return json.NewEncoder(os.Stdout).Encode(ask(ctx, rest))
+		}
 	}
 	return errors.New("serve :PORT, or ask dial:ADDRESS:PORT, name:NAME, zone:NAME")
 }
@@ -65,10 +68,11 @@ func takeConnections(ctx context.Context, address string) error {
 	context.AfterFunc(ctx, func() { _ = listener.Close() })
 	for {
 		conn, err := listener.Accept()
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			return nil // asked to end
+		default:
 			return err
 		}
 		_ = conn.Close()

@@ -126,6 +126,8 @@ func (c KubeletConfig) configure(kc *kubeletconfig.KubeletConfiguration) {
 	if c.SystemdCgroups {
 		kc.CgroupDriver = "systemd"
 	}
+	// Kedge's rules are nftables; chains of iptables would serve nobody.
+	kc.MakeIPTablesUtilChains = false
 	kc.FailCgroupV1 = false
 	kc.FailSwapOn = false
 	kc.ProtectKernelDefaults = c.Node.ProtectKernelDefaults
