@@ -58,7 +58,7 @@ BIN := $(BUILD)/bin
 TOOLS := build/bin
 # How much time is spent on making dist/kedge small: fast, best or max.
 PACK ?= fast
-ZSTD := $(if $(filter fast,$(PACK)),3,19)
+ZSTD := $(if $(filter fast,$(PACK)),9,19)
 
 BUILD_PACKAGES := ca-certificates gcc git libc6-dev libseccomp-dev pkg-config zstd
 TEST_PACKAGES := busybox-static iproute2 nftables procps shellcheck util-linux

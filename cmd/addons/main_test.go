@@ -38,10 +38,10 @@ func TestChoose(t *testing.T) {
 
 func TestChooseRefuses(t *testing.T) {
 	for args, want := range map[string]string{
-		"":                     "which add-on? there are: coredns, ingress, metrics-server",
-		"/addons":              "which add-on? there are: coredns, ingress, metrics-server",
-		"/addons bind":         `no add-on is called "bind"; there are: coredns, ingress, metrics-server`,
-		"/addons bind coredns": `no add-on is called "bind"; there are: coredns, ingress, metrics-server`,
+		"":                     "which add-on? there are: coredns, dashboard, ingress, metrics-server, probe",
+		"/addons":              "which add-on? there are: coredns, dashboard, ingress, metrics-server, probe",
+		"/addons bind":         `no add-on is called "bind"; there are: coredns, dashboard, ingress, metrics-server, probe`,
+		"/addons bind coredns": `no add-on is called "bind"; there are: coredns, dashboard, ingress, metrics-server, probe`,
 	} {
 		if _, _, err := choose(strings.Fields(args)); err == nil || err.Error() != want {
 			t.Errorf("%q: got %v, want %s", args, err, want)

@@ -68,11 +68,10 @@ func takeConnections(ctx context.Context, address string) error {
 	context.AfterFunc(ctx, func() { _ = listener.Close() })
 	for {
 		conn, err := listener.Accept()
-		switch {
-		case err == nil:
-		case ctx.Err() != nil:
+		if errors.Is(err, net.ErrClosed) {
 			return nil // asked to end
-		default:
+		}
+		if err != nil {
 			return err
 		}
 		_ = conn.Close()

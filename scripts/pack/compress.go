@@ -26,7 +26,7 @@ func newCompressor(level string) (compressor, error) {
 	// have in common, far apart as they are.
 	long := fmt.Sprintf("--long=%d", payload.WindowLog)
 	levels := map[string]compressor{
-		"fast": {args: []string{"-3"}, level: zstd.SpeedDefault},
+		"fast": {args: []string{"-9"}, level: zstd.SpeedDefault},
 		"best": {args: []string{"-19", long}, level: zstd.SpeedBestCompression},
 		"max":  {args: []string{"--ultra", "-22", long}, level: zstd.SpeedBestCompression},
 	}

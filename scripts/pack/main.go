@@ -34,7 +34,7 @@ func run(ctx context.Context, args []string) error {
 	launcher := flags.String("launcher", "", "the launcher `program`")
 	root := flags.String("root", "", "the `directory` to pack")
 	out := flags.String("out", "", "the `file` to make")
-	level := flags.String("level", "best", "compression `level`: fast (a second), best (a minute) or max (minutes, a few percent smaller)")
+	level := flags.String("level", "best", "compression `level`: fast (seconds), best (a minute) or max (minutes, a few percent smaller)")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
