@@ -261,7 +261,7 @@ images: ## the tests' own container images
 	@go run ./tests/images/make
 
 e2e: build images ## tests of behaviour: dist/kedge on hosts in namespaces (as root)
-	go test -tags e2e -count=1 -timeout 30m -parallel 4 ./tests/e2e
+	go test -tags e2e -count=1 -timeout 50m -parallel 4 ./tests/e2e
 
 datastores: build test-deps ## databases outside of Kedge, real ones, stopped and started under load (as root)
 	@$(call install,$(DATASTORE_PACKAGES))

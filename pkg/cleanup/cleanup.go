@@ -100,7 +100,6 @@ func (m *Machine) running() []trace {
 		m.routes(),
 		m.interfaces(),
 		m.tables(),
-		m.chains(),
 		m.cgroups(),
 	}
 }

@@ -18,24 +18,6 @@ func TestOwnTables(t *testing.T) {
 	}
 }
 
-func TestKubeletRules(t *testing.T) {
-	got := kubeletRules(`-P INPUT ACCEPT
--N KUBE-FIREWALL
--N DOCKER
--A INPUT -j KUBE-FIREWALL
--A INPUT -j DOCKER
--A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -j DROP
-`)
-	want := "-D INPUT -j KUBE-FIREWALL, -F KUBE-FIREWALL, -X KUBE-FIREWALL"
-	var texts []string
-	for _, change := range got {
-		texts = append(texts, strings.Join(change, " "))
-	}
-	if strings.Join(texts, ", ") != want {
-		t.Errorf("got %q, want %s", texts, want)
-	}
-}
-
 func TestIsPodCgroup(t *testing.T) {
 	for path, want := range map[string]bool{
 		"/kubepods/besteffort/pod1/c":                     true,

@@ -14,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/remotecommand"
@@ -130,6 +131,10 @@ func probePod(name, node, image string) *corev1.Pod {
 				Image:           image,
 				ImagePullPolicy: corev1.PullIfNotPresent,
 				Command:         []string{"/addons", "probe", "serve", ":" + probePort},
+				ReadinessProbe: &corev1.Probe{
+					ProbeHandler:  corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.Parse(probePort)}},
+					PeriodSeconds: 1,
+				},
 				SecurityContext: &corev1.SecurityContext{
 					AllowPrivilegeEscalation: ptr.To(false),
 					ReadOnlyRootFilesystem:   ptr.To(true),
@@ -158,7 +163,7 @@ func (d *Doctor) startProbes(ctx context.Context, pods []*corev1.Pod) (found []h
 	return found, running
 }
 
-// startProbe makes a pod and waits until it runs; the pod is then up to date.
+// startProbe makes a pod and waits until it is ready; the pod is then up to date.
 func (d *Doctor) startProbe(ctx context.Context, pod *corev1.Pod) hostcheck.Finding {
 	name := "pod on " + pod.Spec.NodeName
 	began := time.Now()
@@ -172,9 +177,10 @@ func (d *Doctor) startProbe(ctx context.Context, pod *corev1.Pod) hostcheck.Find
 		if seen, err := pods.Get(ctx, pod.Name, metav1.GetOptions{}); err == nil {
 			*pod = *seen
 		}
-		return pod.Status.Phase != corev1.PodPending && pod.Status.PodIP != "", nil
+		over := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
+		return over || podReady(pod), nil
 	})
-	if err == nil && pod.Status.Phase == corev1.PodRunning {
+	if err == nil && podReady(pod) {
 		return okf(name, "started in %.1f s", time.Since(began).Seconds())
 	}
 	why := "it is " + string(pod.Status.Phase)
@@ -185,6 +191,11 @@ func (d *Doctor) startProbe(ctx context.Context, pod *corev1.Pod) hostcheck.Find
 		why = event
 	}
 	return warning(name, fmt.Sprintf("a pod does not start on %s within %s: %s", pod.Spec.NodeName, probeStart, why), "look at Kedge's log on that node")
+}
+
+func podReady(pod *corev1.Pod) bool {
+	state, _, _ := status.ExplainPod(pod, time.Now())
+	return state == status.PodReady
 }
 
 // removeProbes removes all probes, those of earlier doctors too.
