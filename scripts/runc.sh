@@ -24,10 +24,18 @@ if [ "$DEB_ARCH" != "$(dpkg --print-architecture)" ]; then
 		apt_for_arch "$tmp/apt"
 		deb_unpack "$tmp" libseccomp-dev
 	)
-	export PKG_CONFIG_SYSROOT_DIR="$tmp/root/libseccomp-dev"
-	export PKG_CONFIG_LIBDIR="$PKG_CONFIG_SYSROOT_DIR/usr/lib/$TRIPLET/pkgconfig"
-	# The compiler's own directories are not below that sysroot.
-	export PKG_CONFIG_ALLOW_SYSTEM_CFLAGS=1 PKG_CONFIG_ALLOW_SYSTEM_LIBS=1
+	usr=$tmp/root/libseccomp-dev/usr
+	export PKG_CONFIG_LIBDIR="$usr/lib/$TRIPLET/pkgconfig"
+	# Go keeps what a package was built with, flags too, so none may name a directory
+	# that goes: the compiler alone knows it.
+	mkdir "$tmp/bin"
+	cat >"$tmp/bin/$TRIPLET-seccomp-gcc" <<-END
+		#!/bin/sh
+		exec ${CC:-$TRIPLET-gcc} -I$usr/include "\$@" -L$usr/lib/$TRIPLET
+	END
+	chmod 755 "$tmp/bin/$TRIPLET-seccomp-gcc"
+	export PATH="$tmp/bin:$PATH"
+	CC=$TRIPLET-seccomp-gcc
 	dpkg-deb -W --showformat="$format" "$tmp"/deb/libseccomp-dev_*.deb >"$1.packages"
 else
 	dpkg-query -W -f "$format" libseccomp-dev >"$1.packages"
