@@ -110,3 +110,29 @@ func TestServers(t *testing.T) {
 		t.Errorf("the members are %v, error %v", again, err)
 	}
 }
+
+// TestOneRefuses goes on to the next server when one refuses, and says so if
+// nobody else answers.
+func TestOneRefuses(t *testing.T) {
+	f := newFixture(t)
+	other := newFixture(t) // of another cluster, at an address that a server has had
+	c := f.client(t, f.token(t))
+	if err := c.FindCA(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	refusing := strings.TrimPrefix(other.URL, "https://")
+	c.Servers = append([]string{refusing}, c.Servers...)
+	if _, err := c.Cluster(t.Context()); err != nil {
+		t.Errorf("the second server answers, but: %v", err)
+	}
+	other.Close()
+	gone := newFixture(t)
+	gone.Close()
+	f.store.machines["taken"] = HashSecret("another machine's secret, 32 and more")
+	c.Servers = append(c.Servers, strings.TrimPrefix(gone.URL, "https://"))
+	_, err := c.Certificates(t.Context(), "taken", secret, keys(t), Names{DNS: []string{"taken"}})
+	var no *Refused
+	if !errors.As(err, &no) || !strings.Contains(no.Message, "belongs to another machine") {
+		t.Errorf("one refuses, the others are gone: error is %v", err)
+	}
+}
