@@ -292,7 +292,7 @@ func (s *Server) components() ([]component.Component, error) {
 	beforeVolumes := controllerManager.Built
 	var ports []hostcheck.FirewallPort
 	if etcd != nil {
-		beforeVolumes = nil // this server may not lead; see leader
+		beforeVolumes = nil // this server may not lead; see package leader
 		ports = []hostcheck.FirewallPort{{Number: datastore.EtcdPeerPort, Protocol: "tcp"}}
 	}
 	if !c.DisableAgent {

@@ -22,6 +22,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/controlplane"
 	"github.com/kedge-k8s/kedge/pkg/datastore"
 	"github.com/kedge-k8s/kedge/pkg/join"
+	"github.com/kedge-k8s/kedge/pkg/leader"
 	"github.com/kedge-k8s/kedge/pkg/token"
 )
 
@@ -247,18 +248,18 @@ func (s *Server) allServers() []string {
 // among lists what a server has beside its control plane as one of several. The
 // parts that only one of them runs are the leader's.
 func (s *Server) among(etcd *datastore.Etcd, tokens *tokens, controllers *controlplane.ControllerManager, alone []component.Component) []component.Component {
-	lead := &leader{
-		kubeconfig: s.layout.Kubeconfig("addons"),
-		identity:   s.node.Name(),
-		parts:      alone,
-		log:        s.log,
+	lead := &leader.Leader{
+		Kubeconfig: s.layout.Kubeconfig("addons"),
+		Identity:   s.node.Name(),
+		Parts:      alone,
+		Log:        s.log,
 	}
 	follow := agent.NewServers(s.layout.Kubeconfig("agent"), func(list []string) { s.known.Store(&list) })
 	components := []component.Component{lead, follow, &keeper{servers: servers{etcd, s}, tokens: tokens}}
 	if s.config.DisableAgent {
 		return components
 	}
-	lead.started = func(ctx context.Context) error {
+	lead.Started = func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, component.DefaultStartLimit)
 		defer cancel()
 		if err := controllers.Built(ctx); err != nil {
