@@ -63,8 +63,8 @@ type Server struct {
 	// server without one.
 	Ready func()
 
-	damage      *datastore.DamagedError // found before the start
-	restoreFrom snapshot.File           // the snapshot to go back to for it
+	damage      error  // of the datastore, found before the start
+	restoreFrom string // the snapshot to go back to for it, or its file
 }
 
 // Gate holds back what the libraries complain about while parts start and
@@ -104,6 +104,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	}
 	defer release()
+	snapshot.ClearLeftovers(s.config.Paths.Server())
 	if err := s.repairDatastore(ctx); err != nil {
 		return err
 	}
