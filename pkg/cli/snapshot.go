@@ -136,6 +136,9 @@ func openSnapshots(c *cli.Context, options []config.Option) (snapshots, error) {
 	if cfg.Datastore.Endpoint != "" {
 		return snapshots{}, errors.New("the cluster's state is kept in an external datastore: make backups with that one's own tools")
 	}
+	if paths := cfg.Paths; datastore.UsesEtcd(paths) {
+		return snapshots{}, fmt.Errorf("the cluster's state is kept in embedded etcd, of which Kedge takes no snapshots: make backups with its own tools; to go back to a snapshot of SQLite, stop the server and move %s and %s away", paths.Etcd(), paths.EtcdCluster())
+	}
 	return snapshots{cfg, snapshot.NewKeeper(snapshot.Options{
 		Dir:       cfg.Snapshots.Dir,
 		ServerDir: cfg.Paths.Server(),

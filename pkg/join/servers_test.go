@@ -30,7 +30,7 @@ func (*fakeServers) Bootstrap() (map[string][]byte, error) {
 func (s *fakeServers) AddMember(_ context.Context, m NewMember) ([]Member, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.members = append(s.members, Member{ID: 1<<63 + 1, Peers: []string{m.Peer}, Learner: true})
+	s.members = append(s.members, Member{ID: 1<<63 + 1, Peers: []string{m.Peer}})
 	return s.members, nil
 }
 
@@ -43,7 +43,9 @@ func (s *fakeServers) Promote(context.Context, uint64) error {
 	return nil
 }
 
-func (s *fakeServers) Members(context.Context) ([]Member, error) { return s.members, nil }
+func (s *fakeServers) Members(context.Context) (Members, error) {
+	return Members{Cluster: "1", List: s.members}, nil
+}
 
 func TestServers(t *testing.T) {
 	f := newFixture(t)
@@ -106,7 +108,7 @@ func TestServers(t *testing.T) {
 	if err := c.Promote(ctx, members[0].ID); err != nil {
 		t.Fatal(err)
 	}
-	if again, err := c.Members(ctx); err != nil || len(again) != 1 {
+	if again, err := c.Members(ctx); err != nil || again.Cluster != "1" || len(again.List) != 1 {
 		t.Errorf("the members are %v, error %v", again, err)
 	}
 }

@@ -40,6 +40,7 @@ func (s *Server) newStore() (kept store, etcd *datastore.Etcd, err error) {
 	}
 	settings := datastore.EtcdConfig{
 		Dir:           c.Paths.Etcd(),
+		Cluster:       c.Paths.EtcdCluster(),
 		SQLite:        c.Paths.DB(),
 		Node:          s.node.Name(),
 		Address:       s.node.Addresses()[0],
@@ -75,8 +76,8 @@ func (s *Server) newKeeper(dir string) *snapshot.Keeper {
 // checkDatastore refuses a datastore that can't be used, and changes nothing. A
 // damaged one is to be repaired if the user wants it so.
 func (s *Server) checkDatastore(ctx context.Context) error {
-	if s.config.Datastore.Endpoint != "" {
-		return nil // its component waits for it
+	if s.config.Datastore.Endpoint != "" || datastore.UsesEtcd(s.config.Paths) {
+		return nil // its component sees to it
 	}
 	err := snapshot.Interrupted(s.config.Paths.Server())
 	var interrupted *snapshot.InterruptedError

@@ -46,7 +46,7 @@ var sharedFiles = []string{
 // usesEtcd says whether this server's state is in embedded etcd: because an
 // option says so, or because it has been before.
 func (s *Server) usesEtcd() bool {
-	return s.config.Datastore.Endpoint == "" && (s.config.Etcd.ClusterInit || s.config.Join.Server != "" || datastore.HasEtcd(s.config.Paths.Etcd()))
+	return s.config.Datastore.Endpoint == "" && (s.config.Etcd.ClusterInit || s.config.Join.Server != "" || datastore.UsesEtcd(s.config.Paths))
 }
 
 // peers are the servers that this one joins.
@@ -134,7 +134,7 @@ func (p *peers) AddMember(ctx context.Context, name, peer string) ([]join.Member
 
 func (p *peers) Promote(ctx context.Context, id uint64) error { return p.client.Promote(ctx, id) }
 
-func (p *peers) Members(ctx context.Context) ([]join.Member, error) { return p.client.Members(ctx) }
+func (p *peers) Members(ctx context.Context) (join.Members, error) { return p.client.Members(ctx) }
 
 // servers lets further servers join, and keeps what they need in the datastore.
 type servers struct {
@@ -148,7 +148,7 @@ func (s servers) Bootstrap() (map[string][]byte, error) {
 	return bootstrap.Collect(s.server.config.Paths.Server(), sharedFiles)
 }
 
-func (s servers) Members(context.Context) ([]join.Member, error) { return s.Etcd.Members(), nil }
+func (s servers) Members(context.Context) (join.Members, error) { return s.Etcd.Members(), nil }
 
 // keeper keeps the bootstrap data in the datastore, encrypted, as a component.
 type keeper struct {
