@@ -309,6 +309,19 @@ func TestServers(t *testing.T) {
 		if err := q.processes[2].Kill(); err != nil {
 			t.Fatal(err)
 		}
+		// Of a damaged database it says so, and what to do.
+		if err := os.Truncate(q.hosts[2].Path("/var/lib/kedge/server/db/etcd/member/snap/db"), 8192); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		result, err := q.hosts[2].Run(ctx, nil, q.hosts[2].Binary, "server")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last := lastLine(result.Stderr, "kedge: "); result.Code != 1 || !strings.Contains(last, "etcd can't use the data") || !strings.Contains(last, "join again") {
+			t.Errorf("it ends with code %d and says: %s", result.Code, last)
+		}
 		if err := os.RemoveAll(q.hosts[2].Path("/var/lib/kedge/server")); err != nil {
 			t.Fatal(err)
 		}
