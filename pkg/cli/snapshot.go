@@ -136,6 +136,9 @@ func openSnapshots(c *cli.Context, options []config.Option) (snapshots, error) {
 	if cfg.Datastore.Endpoint != "" {
 		return snapshots{}, errors.New("the cluster's state is kept in an external datastore: make backups with that one's own tools")
 	}
+	if paths := cfg.Paths; datastore.UsesEtcd(paths) {
+		return snapshots{}, fmt.Errorf("the cluster's state is kept in embedded etcd, of which Kedge takes no snapshots: make backups with its own tools; to go back to a snapshot of SQLite, stop the server and move %s and %s away", paths.Etcd(), paths.EtcdCluster())
+	}
 	return snapshots{cfg, snapshot.NewKeeper(snapshot.Options{
 		Dir:       cfg.Snapshots.Dir,
 		ServerDir: cfg.Paths.Server(),
@@ -151,7 +154,11 @@ func (s snapshots) claim() (release func(), err error) {
 	if err := dir.Check(); err != nil {
 		return nil, err
 	}
-	return dir.Claim()
+	release, err = dir.Claim()
+	if err == nil {
+		snapshot.ClearLeftovers(dir.Role)
+	}
+	return release, err
 }
 
 // ranHere refuses a machine on which no server has run.
@@ -373,37 +380,36 @@ func verifySnapshots(c *cli.Context) error {
 }
 
 // fetch finds a snapshot here, or else in the bucket of the options, for as long
-// as it is not removed.
-func (s snapshots) fetch(ctx context.Context, name string) (path string, remove func(), err error) {
+// as it is not removed, and how it is named to be found again.
+func (s snapshots) fetch(ctx context.Context, name string) (path, again string, remove func(), err error) {
 	path, err = s.keeper.Path(name)
 	s3 := s.config.Snapshots.S3
 	if err == nil || !s3.Enabled {
-		return path, func() {}, err
+		return path, path, func() {}, err
 	}
 	if s3.Bucket == "" {
-		return "", nil, errors.New("the Secret that says how to reach S3 is in the cluster, which does not run: give the etcd-s3 options")
+		return "", "", nil, errors.New("the Secret that says how to reach S3 is in the cluster, which does not run: give the etcd-s3 options")
 	}
 	bucket, err := server.OpenBucket(s3)
 	if err != nil {
-		return "", nil, err
+		return "", "", nil, err
 	}
 	files, err := bucket.List(ctx)
 	if err != nil {
-		return "", nil, err
+		return "", "", nil, err
 	}
 	i := slices.IndexFunc(files, func(f snapshot.File) bool { return f.Name == cmp.Or(snapshot.NameOf(name), name) })
 	if i < 0 {
-		return "", nil, fmt.Errorf("there is no snapshot %s in %s, nor in %s", name, s.config.Snapshots.Dir, bucket)
+		return "", "", nil, fmt.Errorf("there is no snapshot %s in %s, nor in %s", name, s.config.Snapshots.Dir, bucket)
 	}
-	dir, err := os.MkdirTemp(s.config.Paths.Server(), ".fetched-")
+	dir, remove, err := s.keeper.WorkDir()
 	if err != nil {
-		return "", nil, err
+		return "", "", nil, err
 	}
-	remove = func() { _ = os.RemoveAll(dir) }
 	if path, err = bucket.Get(ctx, files[i], dir); err != nil {
 		remove()
 	}
-	return path, remove, err
+	return path, name, remove, err
 }
 
 func restoreSnapshot(c *cli.Context) error {
@@ -426,12 +432,12 @@ func restoreSnapshot(c *cli.Context) error {
 		return err
 	}
 	defer release()
-	path, remove, err := s.fetch(c.Context, c.Args().First())
+	path, again, remove, err := s.fetch(c.Context, c.Args().First())
 	if err != nil {
 		return err
 	}
 	defer remove()
-	restored, err := s.keeper.Restore(c.Context, path, own)
+	restored, err := s.keeper.Restore(c.Context, path, again, own)
 	if err != nil {
 		return err
 	}

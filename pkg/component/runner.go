@@ -13,14 +13,13 @@ type Runner struct {
 	once   sync.Once
 	ctx    context.Context
 	cancel context.CancelFunc
-	done   chan struct{}
+	done   chan struct{} // nil: there is no fn
 	fail   chan error
 }
 
 func (r *Runner) init() {
 	r.once.Do(func() {
 		r.ctx, r.cancel = context.WithCancel(context.Background())
-		r.done = make(chan struct{})
 		r.fail = make(chan error, 1)
 	})
 }
@@ -35,6 +34,7 @@ func (r *Runner) Context() context.Context {
 // component's failure.
 func (r *Runner) Run(fn func(context.Context) error) {
 	r.init()
+	r.done = make(chan struct{})
 	go func() {
 		defer close(r.done)
 		err := fn(r.ctx)
@@ -48,10 +48,14 @@ func (r *Runner) Run(fn func(context.Context) error) {
 	}()
 }
 
-// Stop ends fn and waits for its return, at most until ctx is done.
+// Stop ends fn and waits for its return, at most until ctx is done. A component
+// may have found nothing to run.
 func (r *Runner) Stop(ctx context.Context) error {
 	r.init()
 	r.cancel()
+	if r.done == nil {
+		return nil
+	}
 	select {
 	case <-r.done:
 		return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 )
 
 func TestRunner(t *testing.T) {
@@ -29,6 +30,14 @@ func TestRunner(t *testing.T) {
 		var silent Runner
 		silent.Run(func(context.Context) error { return nil })
 		if err := <-silent.Failed(); err == nil || err.Error() != "ended by itself" {
+			t.Fatalf("got %v", err)
+		}
+	})
+	t.Run("a stop waits for nothing", func(t *testing.T) {
+		var r Runner
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := r.Stop(ctx); err != nil || ctx.Err() != nil {
 			t.Fatalf("got %v", err)
 		}
 	})

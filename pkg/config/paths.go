@@ -42,6 +42,10 @@ func (p Paths) Snapshots() string { return filepath.Join(p.DB(), "snapshots") }
 // Etcd is the directory of this server's member of the cluster's etcd.
 func (p Paths) Etcd() string { return filepath.Join(p.DB(), "etcd") }
 
+// EtcdCluster is the file that names the cluster which this server is a member of
+// in etcd. It is apart from the data, to tell a loss of that from a new server.
+func (p Paths) EtcdCluster() string { return filepath.Join(p.Server(), "etcd-cluster") }
+
 // TLS is the directory of the cluster's CAs and the server's certificates.
 func (p Paths) TLS() string { return filepath.Join(p.Server(), "tls") }
 

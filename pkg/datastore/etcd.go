@@ -59,12 +59,13 @@ const (
 type Peers interface {
 	AddMember(ctx context.Context, name, peer string) ([]join.Member, error)
 	Promote(ctx context.Context, id uint64) error
-	Members(ctx context.Context) ([]join.Member, error)
+	Members(ctx context.Context) (join.Members, error)
 }
 
 // EtcdConfig is what the member is made from.
 type EtcdConfig struct {
 	Dir     string     // of its data
+	Cluster string     // file that names the cluster it is a member of, and outlives its data
 	SQLite  string     // directory of the SQLite database to take over, if there is one
 	Node    string     // with which the member's name begins
 	Address netip.Addr // of this machine, on which it listens for the other members
@@ -88,20 +89,14 @@ type Etcd struct {
 	run    component.Runner
 }
 
-// NewEtcd checks the user's arguments.
+// NewEtcd checks the user's arguments, and that data which was there still is.
 func NewEtcd(c EtcdConfig) (*Etcd, error) {
 	e := &Etcd{config: c, log: c.Log.With("component", "datastore")}
 	e.logged = newEtcdLog(e.log)
 	if _, err := e.embedConfig("check", c.Dir); err != nil {
 		return nil, err
 	}
-	return e, nil
-}
-
-// HasEtcd says whether dir holds a member's data.
-func HasEtcd(dir string) bool {
-	_, err := os.Stat(filepath.Join(dir, "member", "wal"))
-	return err == nil
+	return e, e.checkLoss()
 }
 
 // MemberOf says whether a member's name is one of a node's.
@@ -150,6 +145,9 @@ func (e *Etcd) Start(ctx context.Context) error {
 		return fmt.Errorf("datastore directory: %w", err)
 	}
 	if HasEtcd(c.Dir) {
+		if err := e.finishMigration(); err != nil {
+			return err
+		}
 		if err := e.leaveIfRemoved(ctx); err != nil {
 			return err
 		}
@@ -185,11 +183,7 @@ func (e *Etcd) prepare(ctx context.Context) (name string, settings *embed.Config
 		settings, err = e.embedConfig(name, c.Dir)
 		return name, settings, err
 	}
-	// What an interrupted first start has left is of no use.
-	if err := os.RemoveAll(c.Dir); err != nil {
-		return "", nil, err
-	}
-	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+	if err := e.makeRoom(); err != nil {
 		return "", nil, err
 	}
 	name = newName(c.Node)
@@ -229,30 +223,6 @@ func initialCluster(members []join.Member, name, peer string) (string, error) {
 		return "", fmt.Errorf("the servers' answer lacks this one: %v", members)
 	}
 	return strings.Join(list, ","), nil
-}
-
-// leaveIfRemoved moves the data of a member aside that the others have removed,
-// so that it joins anew. Servers that don't answer settle nothing.
-func (e *Etcd) leaveIfRemoved(ctx context.Context) error {
-	if e.config.Peers == nil {
-		return nil
-	}
-	known, err := os.ReadFile(e.nameFile())
-	if err != nil {
-		return nil //nolint:nilerr // prepare says it
-	}
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
-	defer cancel()
-	members, err := e.config.Peers.Members(ctx)
-	name := strings.TrimSpace(string(known))
-	if err != nil || len(members) == 0 || slices.ContainsFunc(members, func(m join.Member) bool {
-		return m.Name == name || slices.Contains(m.Peers, e.peer())
-	}) {
-		return nil //nolint:nilerr // it goes on with what it has
-	}
-	aside := e.config.Dir + "-removed-" + time.Now().UTC().Format("20060102T150405Z")
-	e.log.Warn("this server was removed from the cluster's members; it joins anew, and its old data is kept aside", "member", name, "data", aside)
-	return os.Rename(e.config.Dir, aside)
 }
 
 // ownArgs are etcd's arguments that Kedge itself decides on.
@@ -314,6 +284,8 @@ func (e *Etcd) embedConfig(name, dir string) (*embed.Config, error) {
 			url.URL{Scheme: "http", Host: netip.AddrPortFrom(c.Address, EtcdMetricsPort).String()})
 	}
 	settings.InitialCluster = settings.InitialClusterFromName(name)
+	// No two clusters have the same ID, even if one begins where the other did.
+	settings.InitialClusterToken = rand.Text()
 	return settings, nil
 }
 
@@ -322,6 +294,9 @@ func (e *Etcd) startEtcd(ctx context.Context, settings *embed.Config) (*embed.Et
 	type outcome struct {
 		etcd *embed.Etcd
 		err  error
+	}
+	if err := checkBackend(filepath.Join(settings.Dir, "member", "snap", "db")); err != nil {
+		return nil, unusable(settings.Dir, err)
 	}
 	started := make(chan outcome, 1)
 	go func() {
@@ -335,10 +310,14 @@ func (e *Etcd) startEtcd(ctx context.Context, settings *embed.Config) (*embed.Et
 		}
 		return o.etcd, nil
 	case err := <-e.logged.fatal:
-		return nil, fmt.Errorf("etcd can't use the data in %s: %w; it was left as it is: with other servers, stop this one, delete its node on another, move the directory away and join again", settings.Dir, err)
+		return nil, unusable(settings.Dir, err)
 	case <-ctx.Done():
 		return nil, fmt.Errorf("start etcd: %w", ctx.Err())
 	}
+}
+
+func unusable(dir string, err error) error {
+	return fmt.Errorf("etcd can't use the data in %s: %w; it was left as it is: with other servers, stop this one, delete its node on another, move the directory away and join again", dir, err)
 }
 
 // Ready waits until the member takes part with a vote.
@@ -350,9 +329,17 @@ func (e *Etcd) Ready(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("the other members of etcd (%s): %w", strings.Join(e.silent(ctx), ", "), ctx.Err())
 	}
-	if !e.etcd.Server.IsLearner() {
-		return nil
+	if e.etcd.Server.IsLearner() {
+		if err := e.becomeFull(ctx); err != nil {
+			return err
+		}
 	}
+	e.tellAddress(ctx)
+	return e.keepCluster()
+}
+
+// becomeFull has this server promoted, which is a learner.
+func (e *Etcd) becomeFull(ctx context.Context) error {
 	if e.config.Peers == nil {
 		return errors.New("this server has not become a full member of etcd yet: name another server with --server, by which it asks to be one")
 	}
@@ -415,28 +402,37 @@ func (e *Etcd) watch(ctx context.Context) error {
 
 // silent names the other members that do not accept connections.
 func (e *Etcd) silent(ctx context.Context) []string {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
+	ctx = context.WithoutCancel(ctx)
 	var silent []string
 	for _, m := range e.etcd.Server.Cluster().Members() {
 		if m.ID == e.etcd.Server.MemberID() {
 			continue
 		}
 		for _, peer := range m.PeerURLs {
-			u, err := url.Parse(peer)
-			if err != nil {
-				continue
+			if !answers(ctx, peer) {
+				silent = append(silent, fmt.Sprintf("%s (%s)", m.Name, hostOf(peer)))
 			}
-			conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", u.Host)
-			if err != nil {
-				silent = append(silent, fmt.Sprintf("%s (%s)", m.Name, u.Host))
-				continue
-			}
-			_ = conn.Close()
 		}
 	}
 	return silent
 }
+
+// answerLimit is how long a member may take to accept a connection.
+const answerLimit = time.Second
+
+// answers says whether somebody accepts connections at the URL of a member.
+func answers(ctx context.Context, peer string) bool {
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", hostOf(peer))
+	if err != nil {
+		return false
+	}
+	_ = conn.Close()
+	return true
+}
+
+func hostOf(peer string) string { return strings.TrimPrefix(peer, "https://") }
 
 // closeLimit is how long etcd's listeners may take to close.
 const closeLimit = time.Second

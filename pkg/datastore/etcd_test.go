@@ -29,7 +29,7 @@ func TestMemberOf(t *testing.T) {
 func TestInitialCluster(t *testing.T) {
 	const own = "https://192.0.2.2:2380"
 	first := join.Member{Name: "a", Peers: []string{"https://192.0.2.1:2380"}}
-	got, err := initialCluster([]join.Member{first, {Peers: []string{own}, Learner: true}}, "b", own)
+	got, err := initialCluster([]join.Member{first, {Peers: []string{own}}}, "b", own)
 	if want := "a=https://192.0.2.1:2380,b=https://192.0.2.2:2380"; err != nil || got != want {
 		t.Errorf("it is %q, error %v, want %q", got, err, want)
 	}

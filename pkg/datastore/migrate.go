@@ -81,8 +81,19 @@ func (e *Etcd) migrate(ctx context.Context) error {
 	return nil
 }
 
+// finishMigration sets the database of SQLite aside that a migration has left,
+// which was cut short at its end.
+func (e *Etcd) finishMigration() error {
+	database := NewSQLiteFile(e.config.SQLite).Path()
+	if e.config.SQLite == "" || exists(database+asideSuffix) {
+		return nil
+	}
+	return e.setAside(database)
+}
+
+// setAside moves the database itself last: what is left is then all of it.
 func (*Etcd) setAside(database string) error {
-	for _, part := range []string{"", "-wal", "-shm"} {
+	for _, part := range []string{"-wal", "-shm", ""} {
 		err := os.Rename(database+part, database+asideSuffix+part)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err

@@ -147,12 +147,12 @@ func nodeTold(value []byte) ([]byte, error) {
 	return json.Marshal([]any{node.UID, node.Labels, node.Annotations, node.Spec})
 }
 
-// Install puts a copy in the place of the database, and moves that into the
-// directory aside.
-func (f SQLiteFile) Install(ctx context.Context, file, aside string) error {
-	if err := advance(ctx, file); err != nil {
-		return err
-	}
+// Prepare moves the revision of a copy on.
+func (SQLiteFile) Prepare(ctx context.Context, file string) error { return advance(ctx, file) }
+
+// Install puts a prepared copy in the place of the database, and moves that into
+// the directory aside.
+func (f SQLiteFile) Install(_ context.Context, file, aside string) error {
 	if err := os.MkdirAll(f.dir, 0o700); err != nil {
 		return err
 	}

@@ -123,6 +123,9 @@ func TestInstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, db, "/registry/configmaps/default/late", "one") // stays in the write-ahead log
+	if err := f.Prepare(t.Context(), copied); err != nil {
+		t.Fatal(err)
+	}
 	if err := f.Install(t.Context(), copied, aside); err != nil {
 		t.Fatal(err)
 	}

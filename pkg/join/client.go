@@ -155,6 +155,7 @@ func (c *Client) Certificates(ctx context.Context, node, secret string, keys Key
 		if err != nil {
 			return err
 		}
+		certificates = Certificates{} // not mixed with another server's
 		if err := decode(server, answer, &certificates); err != nil {
 			return err
 		}
@@ -169,21 +170,27 @@ func (c *Client) Certificates(ctx context.Context, node, secret string, keys Key
 }
 
 // each calls do with one server after the other, again and again with pauses,
-// until one answers or refuses, or ctx ends.
+// until one answers, or one refuses and none of the others answers, or ctx ends.
 func (c *Client) each(ctx context.Context, do func(ctx context.Context, server string) error) error {
 	pause := retryInterval
 	began, noticed := time.Now(), time.Now()
 	var last error
 	for {
+		var no error
 		for _, server := range c.Servers {
 			err := do(ctx, server)
 			var refused *Refused
-			if err == nil || errors.As(err, &refused) {
-				return err
-			}
-			if ctx.Err() == nil || last == nil {
+			switch {
+			case err == nil:
+				return nil
+			case errors.As(err, &refused):
+				no = cmp.Or(no, err)
+			case ctx.Err() == nil || last == nil:
 				last = err
 			}
+		}
+		if no != nil {
+			return no
 		}
 		first := pause == retryInterval
 		if ctx.Err() == nil && (first || time.Since(noticed) >= notice) {

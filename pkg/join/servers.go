@@ -33,10 +33,15 @@ type NewServer struct {
 
 // Member is a member of the cluster's etcd.
 type Member struct {
-	ID      uint64   `json:"id"`
-	Name    string   `json:"name"` // empty until it has started once
-	Peers   []string `json:"peers"`
-	Learner bool     `json:"learner,omitempty"`
+	ID    uint64   `json:"id"`
+	Name  string   `json:"name"` // empty until it has started once
+	Peers []string `json:"peers"`
+}
+
+// Members are all members of a cluster's etcd.
+type Members struct {
+	Cluster string   `json:"cluster"` // its ID
+	List    []Member `json:"members"`
 }
 
 // NewMember asks for a place among the members of the cluster's etcd.
@@ -58,7 +63,7 @@ type Servers interface {
 	AddMember(ctx context.Context, m NewMember) ([]Member, error)
 	// Promote makes a learner that has caught up a full member.
 	Promote(ctx context.Context, id uint64) error
-	Members(ctx context.Context) ([]Member, error)
+	Members(ctx context.Context) (Members, error)
 }
 
 // ErrNotYet says that a server is asked too early: it may be asked again.
@@ -79,6 +84,9 @@ func (h *Handler) handleServers() {
 
 // denied is an error that asking again will not change.
 type denied struct{ error }
+
+// Deny makes an error one that asking again will not change.
+func Deny(err error) error { return denied{err} }
 
 // serverRequest makes the handler of one request between servers.
 func serverRequest[T any](h *Handler, do func(context.Context, T) (any, error)) http.HandlerFunc {
@@ -119,7 +127,7 @@ func serverRequest[T any](h *Handler, do func(context.Context, T) (any, error)) 
 
 func (h *Handler) bootstrap(ctx context.Context, s NewServer) (any, error) {
 	if err := disagreement(h.Servers.Options(), s.Options); err != nil {
-		return nil, denied{err}
+		return nil, Deny(err)
 	}
 	if err := h.claim(ctx, s.Node, s.Secret); err != nil {
 		return nil, err
@@ -142,11 +150,11 @@ func (h *Handler) addMember(ctx context.Context, m NewMember) (any, error) {
 // claim refuses a machine whose name is another's.
 func (h *Handler) claim(ctx context.Context, node, secret string) error {
 	if !validNode(node) || len(secret) < minSecret {
-		return denied{fmt.Errorf("node name %q or the machine's secret has not the right form", node)}
+		return Deny(fmt.Errorf("node name %q or the machine's secret has not the right form", node))
 	}
 	err := h.Machines.Claim(ctx, node, secret)
 	if errors.Is(err, ErrNameTaken) {
-		return denied{nameTaken(node)}
+		return Deny(nameTaken(node))
 	}
 	return err
 }
@@ -193,8 +201,8 @@ func (c *Client) Promote(ctx context.Context, id uint64) error {
 }
 
 // Members asks which members etcd has.
-func (c *Client) Members(ctx context.Context) ([]Member, error) {
-	var members []Member
+func (c *Client) Members(ctx context.Context) (Members, error) {
+	var members Members
 	err := c.post(ctx, membersPath, struct{}{}, &members)
 	return members, err
 }

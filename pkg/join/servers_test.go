@@ -30,7 +30,7 @@ func (*fakeServers) Bootstrap() (map[string][]byte, error) {
 func (s *fakeServers) AddMember(_ context.Context, m NewMember) ([]Member, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.members = append(s.members, Member{ID: 1<<63 + 1, Peers: []string{m.Peer}, Learner: true})
+	s.members = append(s.members, Member{ID: 1<<63 + 1, Peers: []string{m.Peer}})
 	return s.members, nil
 }
 
@@ -43,7 +43,9 @@ func (s *fakeServers) Promote(context.Context, uint64) error {
 	return nil
 }
 
-func (s *fakeServers) Members(context.Context) ([]Member, error) { return s.members, nil }
+func (s *fakeServers) Members(context.Context) (Members, error) {
+	return Members{Cluster: "1", List: s.members}, nil
+}
 
 func TestServers(t *testing.T) {
 	f := newFixture(t)
@@ -106,7 +108,33 @@ func TestServers(t *testing.T) {
 	if err := c.Promote(ctx, members[0].ID); err != nil {
 		t.Fatal(err)
 	}
-	if again, err := c.Members(ctx); err != nil || len(again) != 1 {
+	if again, err := c.Members(ctx); err != nil || again.Cluster != "1" || len(again.List) != 1 {
 		t.Errorf("the members are %v, error %v", again, err)
+	}
+}
+
+// TestOneRefuses goes on to the next server when one refuses, and says so if
+// nobody else answers.
+func TestOneRefuses(t *testing.T) {
+	f := newFixture(t)
+	other := newFixture(t) // of another cluster, at an address that a server has had
+	c := f.client(t, f.token(t))
+	if err := c.FindCA(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	refusing := strings.TrimPrefix(other.URL, "https://")
+	c.Servers = append([]string{refusing}, c.Servers...)
+	if _, err := c.Cluster(t.Context()); err != nil {
+		t.Errorf("the second server answers, but: %v", err)
+	}
+	other.Close()
+	gone := newFixture(t)
+	gone.Close()
+	f.store.machines["taken"] = HashSecret("another machine's secret, 32 and more")
+	c.Servers = append(c.Servers, strings.TrimPrefix(gone.URL, "https://"))
+	_, err := c.Certificates(t.Context(), "taken", secret, keys(t), Names{DNS: []string{"taken"}})
+	var no *Refused
+	if !errors.As(err, &no) || !strings.Contains(no.Message, "belongs to another machine") {
+		t.Errorf("one refuses, the others are gone: error is %v", err)
 	}
 }

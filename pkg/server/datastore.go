@@ -40,6 +40,7 @@ func (s *Server) newStore() (kept store, etcd *datastore.Etcd, err error) {
 	}
 	settings := datastore.EtcdConfig{
 		Dir:           c.Paths.Etcd(),
+		Cluster:       c.Paths.EtcdCluster(),
 		SQLite:        c.Paths.DB(),
 		Node:          s.node.Name(),
 		Address:       s.node.Addresses()[0],
@@ -75,13 +76,19 @@ func (s *Server) newKeeper(dir string) *snapshot.Keeper {
 // checkDatastore refuses a datastore that can't be used, and changes nothing. A
 // damaged one is to be repaired if the user wants it so.
 func (s *Server) checkDatastore(ctx context.Context) error {
-	if s.config.Datastore.Endpoint != "" {
-		return nil // its component waits for it
+	if s.config.Datastore.Endpoint != "" || datastore.UsesEtcd(s.config.Paths) {
+		return nil // its component sees to it
 	}
-	if err := snapshot.Interrupted(s.config.Paths.Server()); err != nil {
+	err := snapshot.Interrupted(s.config.Paths.Server())
+	var interrupted *snapshot.InterruptedError
+	if errors.As(err, &interrupted) && s.config.Datastore.AutoRestore {
+		s.damage, s.restoreFrom = interrupted, interrupted.Snapshot
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	err := datastore.NewSQLiteFile(s.config.Paths.DB()).Check(ctx)
+	err = datastore.NewSQLiteFile(s.config.Paths.DB()).Check(ctx)
 	var damaged *datastore.DamagedError
 	if !errors.As(err, &damaged) {
 		return err
@@ -98,31 +105,31 @@ func (s *Server) checkDatastore(ctx context.Context) error {
 	case !s.config.Datastore.AutoRestore:
 		return fmt.Errorf("%w; the last good backup is the snapshot of %s: go back to it with kedge snapshot restore %s, which keeps the damaged file aside (--datastore-auto-restore does it by itself)", err, last.Created.Format("2006-01-02 15:04:05 MST"), last.Name)
 	}
-	s.damage, s.restoreFrom = damaged, last
+	s.damage, s.restoreFrom = damaged, last.Name
 	return nil
 }
 
-// repairDatastore goes back to the last good snapshot if the datastore was found
-// damaged.
+// repairDatastore goes back to a snapshot if the datastore was found damaged: the
+// last good one, or that of a restore that was cut short.
 func (s *Server) repairDatastore(ctx context.Context) error {
 	if s.damage == nil {
 		return nil
 	}
 	own, err := s.ownToken()
 	if err != nil {
-		return fmt.Errorf("%w; going back to snapshot %s: %w", s.damage, s.restoreFrom.Name, err)
+		return fmt.Errorf("%w; going back to snapshot %s: %w", s.damage, s.restoreFrom, err)
 	}
 	keeper := s.newKeeper(s.config.Snapshots.Dir)
-	path, err := keeper.Path(s.restoreFrom.Name)
+	path, err := keeper.Path(s.restoreFrom)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; %w", s.damage, err)
 	}
-	restored, err := keeper.Restore(ctx, path, own)
+	restored, err := keeper.Restore(ctx, path, s.restoreFrom, own)
 	if err != nil {
-		return fmt.Errorf("%w; going back to snapshot %s: %w", s.damage, s.restoreFrom.Name, err)
+		return fmt.Errorf("%w; going back to snapshot %s: %w", s.damage, s.restoreFrom, err)
 	}
-	s.log.Error("the datastore was damaged: went back to the last good snapshot; what was written since is lost",
-		"component", "datastore", "damage", s.damage.Err, "snapshot", restored.Name, "taken", restored.Created, "damaged file", restored.Aside)
+	s.log.Error("the datastore could not be used: went back to a snapshot; what was written since is lost",
+		"component", "datastore", "why", s.damage, "snapshot", restored.Name, "taken", restored.Created, "old files", restored.Aside)
 	return nil
 }
 

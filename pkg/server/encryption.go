@@ -36,7 +36,7 @@ func (s *Server) ensureEncryption() error {
 
 // newCluster says whether nothing has been kept here yet, nor by other servers.
 func (s *Server) newCluster() bool {
-	if s.peers != nil || datastore.HasEtcd(s.config.Paths.Etcd()) {
+	if s.peers != nil || datastore.UsesEtcd(s.config.Paths) {
 		return false
 	}
 	info, err := os.Stat(filepath.Join(s.config.Paths.DB(), "state.db"))

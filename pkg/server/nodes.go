@@ -194,9 +194,11 @@ func (n *nodes) forget(ctx context.Context, client kubernetes.Interface, o any) 
 	}
 	n.tunnel.DeleteNode(node.Name)
 	if n.gone != nil {
-		if err := n.gone(ctx, node.Name); err != nil && ctx.Err() == nil {
-			n.log.Warn("a deleted node's server stays a member of etcd", "component", n.Name(), "node", node.Name, "err", err)
-		}
+		go func() { // it may take minutes
+			if err := n.gone(ctx, node.Name); err != nil && ctx.Err() == nil {
+				n.log.Warn("a deleted node's server stays a member of etcd: remove it with etcdctl member remove", "component", n.Name(), "node", node.Name, "err", err)
+			}
+		}()
 	}
 	err := client.CoreV1().Secrets(metav1.NamespaceSystem).Delete(ctx, machineSecretName(node.Name), metav1.DeleteOptions{})
 	if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {

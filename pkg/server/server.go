@@ -63,8 +63,8 @@ type Server struct {
 	// server without one.
 	Ready func()
 
-	damage      *datastore.DamagedError // found before the start
-	restoreFrom snapshot.File           // the snapshot to go back to for it
+	damage      error  // of the datastore, found before the start
+	restoreFrom string // the snapshot to go back to for it, or its file
 }
 
 // Gate holds back what the libraries complain about while parts start and
@@ -104,6 +104,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	}
 	defer release()
+	snapshot.ClearLeftovers(s.config.Paths.Server())
 	if err := s.repairDatastore(ctx); err != nil {
 		return err
 	}
@@ -292,7 +293,7 @@ func (s *Server) components() ([]component.Component, error) {
 	beforeVolumes := controllerManager.Built
 	var ports []hostcheck.FirewallPort
 	if etcd != nil {
-		beforeVolumes = nil // this server may not lead; see leader
+		beforeVolumes = nil // this server may not lead; see package leader
 		ports = []hostcheck.FirewallPort{{Number: datastore.EtcdPeerPort, Protocol: "tcp"}}
 	}
 	if !c.DisableAgent {

@@ -22,6 +22,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/controlplane"
 	"github.com/kedge-k8s/kedge/pkg/datastore"
 	"github.com/kedge-k8s/kedge/pkg/join"
+	"github.com/kedge-k8s/kedge/pkg/leader"
 	"github.com/kedge-k8s/kedge/pkg/token"
 )
 
@@ -45,7 +46,7 @@ var sharedFiles = []string{
 // usesEtcd says whether this server's state is in embedded etcd: because an
 // option says so, or because it has been before.
 func (s *Server) usesEtcd() bool {
-	return s.config.Datastore.Endpoint == "" && (s.config.Etcd.ClusterInit || s.config.Join.Server != "" || datastore.HasEtcd(s.config.Paths.Etcd()))
+	return s.config.Datastore.Endpoint == "" && (s.config.Etcd.ClusterInit || s.config.Join.Server != "" || datastore.UsesEtcd(s.config.Paths))
 }
 
 // peers are the servers that this one joins.
@@ -133,7 +134,7 @@ func (p *peers) AddMember(ctx context.Context, name, peer string) ([]join.Member
 
 func (p *peers) Promote(ctx context.Context, id uint64) error { return p.client.Promote(ctx, id) }
 
-func (p *peers) Members(ctx context.Context) ([]join.Member, error) { return p.client.Members(ctx) }
+func (p *peers) Members(ctx context.Context) (join.Members, error) { return p.client.Members(ctx) }
 
 // servers lets further servers join, and keeps what they need in the datastore.
 type servers struct {
@@ -147,7 +148,7 @@ func (s servers) Bootstrap() (map[string][]byte, error) {
 	return bootstrap.Collect(s.server.config.Paths.Server(), sharedFiles)
 }
 
-func (s servers) Members(context.Context) ([]join.Member, error) { return s.Etcd.Members(), nil }
+func (s servers) Members(context.Context) (join.Members, error) { return s.Etcd.Members(), nil }
 
 // keeper keeps the bootstrap data in the datastore, encrypted, as a component.
 type keeper struct {
@@ -247,18 +248,18 @@ func (s *Server) allServers() []string {
 // among lists what a server has beside its control plane as one of several. The
 // parts that only one of them runs are the leader's.
 func (s *Server) among(etcd *datastore.Etcd, tokens *tokens, controllers *controlplane.ControllerManager, alone []component.Component) []component.Component {
-	lead := &leader{
-		kubeconfig: s.layout.Kubeconfig("addons"),
-		identity:   s.node.Name(),
-		parts:      alone,
-		log:        s.log,
+	lead := &leader.Leader{
+		Kubeconfig: s.layout.Kubeconfig("addons"),
+		Identity:   s.node.Name(),
+		Parts:      alone,
+		Log:        s.log,
 	}
 	follow := agent.NewServers(s.layout.Kubeconfig("agent"), func(list []string) { s.known.Store(&list) })
 	components := []component.Component{lead, follow, &keeper{servers: servers{etcd, s}, tokens: tokens}}
 	if s.config.DisableAgent {
 		return components
 	}
-	lead.started = func(ctx context.Context) error {
+	lead.Started = func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, component.DefaultStartLimit)
 		defer cancel()
 		if err := controllers.Built(ctx); err != nil {

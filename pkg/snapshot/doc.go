@@ -28,8 +28,10 @@ type Datastore interface {
 	Backup(ctx context.Context, file string) error
 	// CheckCopy says whether a file that Backup wrote is whole.
 	CheckCopy(ctx context.Context, file string) error
-	// Install puts a file that Backup wrote in the place of the datastore, which
-	// nobody uses, and moves what was there into the directory aside.
+	// Prepare changes a file that Backup wrote to what a restore needs.
+	Prepare(ctx context.Context, file string) error
+	// Install puts a prepared file in the place of the datastore, which nobody uses,
+	// and moves what was there into the directory aside.
 	Install(ctx context.Context, file, aside string) error
 }
 

@@ -49,7 +49,8 @@ func (k *Keeper) Dir() string { return k.options.Dir }
 type Request struct {
 	Prefix   string // of its name
 	Compress bool
-	// SkipUnchanged wants no snapshot if nothing has changed since the last one.
+	// SkipUnchanged wants no snapshot if nothing has changed since the last one,
+	// neither in the datastore nor in the files beside it.
 	SkipUnchanged bool
 }
 
@@ -74,6 +75,7 @@ func (k *Keeper) Save(ctx context.Context, r Request) (File, error) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	created := time.Now().UTC().Truncate(time.Second) // what changes from now on may not be in it
 	state, err := o.Datastore.State(ctx)
 	if err != nil {
 		return File{}, fmt.Errorf("read the datastore: %w", err)
@@ -83,7 +85,11 @@ func (k *Keeper) Save(ctx context.Context, r Request) (File, error) {
 		if err != nil {
 			return File{}, err
 		}
-		if last.State == state && last.Datastore == o.Datastore.Kind() {
+		written, err := keptSince(o.ServerDir, last.Created)
+		if err != nil {
+			return File{}, fmt.Errorf("look for changes: %w", err)
+		}
+		if last.State == state && last.Datastore == o.Datastore.Kind() && !written {
 			return last, ErrUnchanged
 		}
 	}
@@ -106,7 +112,7 @@ func (k *Keeper) Save(ctx context.Context, r Request) (File, error) {
 	}
 	info := Info{
 		Format: format, Prefix: r.Prefix, Node: o.Node, Version: version.Version, CAHash: caHash,
-		Created: time.Now().UTC().Truncate(time.Second), Datastore: o.Datastore.Kind(), State: state,
+		Created: created, Datastore: o.Datastore.Kind(), State: state,
 	}
 	info.Name = k.freeName(&info.Created, r.Prefix)
 	path := filepath.Join(o.Dir, info.Name+extension(r.Compress))

@@ -17,7 +17,7 @@ import (
 // Verify reads a snapshot from end to end and says whether a restore would
 // find all it needs. Without a token it can't look into the secrets.
 func (k *Keeper) Verify(ctx context.Context, path string, own token.Token) (File, error) {
-	work, remove, err := k.workDir()
+	work, remove, err := k.WorkDir()
 	if err != nil {
 		return File{}, err
 	}
@@ -68,13 +68,13 @@ type Restored struct {
 
 // Restore makes the server that a snapshot was taken of: nobody uses its
 // directory meanwhile. What was there is moved aside, never deleted. Cut short,
-// it can be done again.
-func (k *Keeper) Restore(ctx context.Context, path string, own token.Token) (Restored, error) {
+// it can be done again, with the name or file again.
+func (k *Keeper) Restore(ctx context.Context, path, again string, own token.Token) (Restored, error) {
 	o := k.options
 	if err := os.MkdirAll(o.ServerDir, 0o700); err != nil {
 		return Restored{}, err
 	}
-	work, remove, err := k.workDir()
+	work, remove, err := k.WorkDir()
 	if err != nil {
 		return Restored{}, err
 	}
@@ -91,12 +91,15 @@ func (k *Keeper) Restore(ctx context.Context, path string, own token.Token) (Res
 	if err != nil {
 		return Restored{}, fmt.Errorf("%s: %w", path, err)
 	}
+	if err := o.Datastore.Prepare(ctx, datastore); err != nil {
+		return Restored{}, fmt.Errorf("restore %s: %w", path, err)
+	}
 	aside := filepath.Join(o.ServerDir, "before-restore-"+time.Now().UTC().Format("20060102-150405"))
 	for n := 2; exists(aside); n++ {
 		aside = fmt.Sprintf("%s-%d", aside, n)
 	}
 	// Half a restore may look like a new machine, or mix two clusters.
-	if err := atomicfile.Write(markerOf(o.ServerDir), []byte(path+"\n"), 0o600); err != nil {
+	if err := atomicfile.Write(markerOf(o.ServerDir), []byte(again+"\n"), 0o600); err != nil {
 		return Restored{}, err
 	}
 	if err := put(files, o.ServerDir, aside); err != nil {
@@ -120,8 +123,15 @@ func (k *Keeper) Restore(ctx context.Context, path string, own token.Token) (Res
 
 func markerOf(serverDir string) string { return filepath.Join(serverDir, "restoring") }
 
-// Interrupted returns an error if a restore into the server's directory was cut
-// short.
+// InterruptedError says that a restore was cut short.
+type InterruptedError struct{ Snapshot string } // its name or file
+
+func (e *InterruptedError) Error() string {
+	return "a restore was cut short: do it again with kedge snapshot restore " + e.Snapshot
+}
+
+// Interrupted returns an InterruptedError if a restore into the server's directory
+// was cut short.
 func Interrupted(serverDir string) error {
 	text, err := os.ReadFile(markerOf(serverDir))
 	if errors.Is(err, os.ErrNotExist) {
@@ -130,7 +140,7 @@ func Interrupted(serverDir string) error {
 	if err != nil {
 		return err
 	}
-	return fmt.Errorf("a restore was cut short: do it again with kedge snapshot restore %s", strings.TrimSpace(string(text)))
+	return &InterruptedError{strings.TrimSpace(string(text))}
 }
 
 func exists(path string) bool {
@@ -172,16 +182,27 @@ func (k *Keeper) unpack(ctx context.Context, path, to string) (content, error) {
 	return c, nil
 }
 
-// workDir makes a directory for the time of one job, on the file system of the
+const workPrefix = ".snapshot-"
+
+// WorkDir makes a directory for the time of one job, on the file system of the
 // datastore.
-func (k *Keeper) workDir() (dir string, remove func(), err error) {
+func (k *Keeper) WorkDir() (dir string, remove func(), err error) {
 	parent := k.options.ServerDir
 	if !exists(parent) {
 		parent = os.TempDir()
 	}
-	dir, err = os.MkdirTemp(parent, ".snapshot-")
+	dir, err = os.MkdirTemp(parent, workPrefix)
 	if err != nil {
 		return "", nil, fmt.Errorf("make room to unpack the snapshot: %w", err)
 	}
 	return dir, func() { _ = os.RemoveAll(dir) }, nil
+}
+
+// ClearLeftovers removes the directories of jobs in the server's that were cut
+// short. Nobody else uses it meanwhile.
+func ClearLeftovers(serverDir string) {
+	left, _ := filepath.Glob(filepath.Join(serverDir, workPrefix+"*"))
+	for _, dir := range left {
+		_ = os.RemoveAll(dir)
+	}
 }

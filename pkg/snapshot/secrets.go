@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/kedge-k8s/kedge/pkg/atomicfile"
 )
@@ -32,7 +33,39 @@ func collect(serverDir string) (files []kept, tooMuch []string, err error) {
 	}
 	defer func() { _ = root.Close() }()
 	size := 0
-	err = filepath.WalkDir(serverDir, func(path string, entry fs.DirEntry, err error) error {
+	err = walkKept(serverDir, func(name string, info fs.FileInfo) error {
+		if isUsers(name) && size+int(info.Size()) > maxKept {
+			tooMuch = append(tooMuch, name)
+			return nil
+		}
+		data, err := root.ReadFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		size += len(data)
+		files = append(files, kept{name, info.Mode().Perm(), data})
+		return nil
+	})
+	return files, tooMuch, err
+}
+
+// keptSince says whether a file that is kept was written since a time.
+func keptSince(serverDir string, since time.Time) (bool, error) {
+	written := false
+	err := walkKept(serverDir, func(_ string, info fs.FileInfo) error {
+		written = written || info.ModTime().After(since)
+		return nil
+	})
+	return written, err
+}
+
+// walkKept visits the files that a server can't make anew, by their names below
+// its directory.
+func walkKept(serverDir string, visit func(name string, info fs.FileInfo) error) error {
+	return filepath.WalkDir(serverDir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -57,22 +90,8 @@ func collect(serverDir string) (files []kept, tooMuch []string, err error) {
 		if err != nil {
 			return err
 		}
-		if isUsers(name) && size+int(info.Size()) > maxKept {
-			tooMuch = append(tooMuch, name)
-			return nil
-		}
-		data, err := root.ReadFile(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		size += len(data)
-		files = append(files, kept{name, info.Mode().Perm(), data})
-		return nil
+		return visit(name, info)
 	})
-	return files, tooMuch, err
 }
 
 func isKeptDir(top string) bool {

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -34,7 +35,17 @@ func (s textStore) Backup(_ context.Context, file string) error {
 
 func (textStore) CheckCopy(context.Context, string) error { return nil }
 
+func (textStore) Prepare(_ context.Context, file string) error {
+	if text, err := os.ReadFile(file); err != nil || string(text) == "unfit" {
+		return errors.New("unfit")
+	}
+	return nil
+}
+
 func (s textStore) Install(_ context.Context, file, aside string) error {
+	if text, err := os.ReadFile(file); err != nil || string(text) == "stuck" {
+		return errors.New("stuck")
+	}
 	if _, err := os.Stat(s.path); err == nil {
 		if err := os.MkdirAll(aside, 0o700); err != nil {
 			return err
@@ -148,7 +159,7 @@ func TestRestoreOnBareMachine(t *testing.T) {
 				t.Errorf("%q is in the snapshot", secret)
 			}
 		}
-		restored, err := bare.Restore(t.Context(), server.path(file), parse(t, "s3cret"))
+		restored, err := bare.Restore(t.Context(), server.path(file), file.Name, parse(t, "s3cret"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -174,7 +185,7 @@ func TestRestoreKeepsWhatWasThere(t *testing.T) {
 	m.write("text", "later")
 	m.write("tls/service.key", "another key")
 	m.write("manifests/mine.yaml", "edited")
-	restored, err := m.Restore(t.Context(), m.path(file), parse(t, "server:s3cret"))
+	restored, err := m.Restore(t.Context(), m.path(file), file.Name, parse(t, "server:s3cret"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +207,7 @@ func TestRestoreRefuses(t *testing.T) {
 	other := "K10" + strings.Repeat("0", 64) + "::server:s3cret"
 	for text, want := range map[string]string{"other": ErrWrongToken.Error(), other: "another cluster's"} {
 		bare := newMachine(t)
-		if _, err := bare.Restore(t.Context(), server.path(file), parse(t, text)); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "s3cret") {
+		if _, err := bare.Restore(t.Context(), server.path(file), file.Name, parse(t, text)); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("with the token %s: %v", text, err)
 		}
 		if entries, _ := os.ReadDir(filepath.Join(bare.dir, "server")); len(entries) > 0 {
@@ -215,11 +226,41 @@ func TestInterruptedRestore(t *testing.T) {
 	if err := Interrupted(filepath.Join(m.dir, "server")); err == nil || !strings.Contains(err.Error(), "restore /backup/one.tar") {
 		t.Errorf("it was interrupted: %v", err)
 	}
-	if _, err := m.Restore(t.Context(), m.path(file), parse(t, "s3cret")); err != nil {
+	if _, err := m.Restore(t.Context(), m.path(file), file.Name, parse(t, "s3cret")); err != nil {
 		t.Fatal(err)
 	}
 	if err := Interrupted(filepath.Join(m.dir, "server")); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRestoreCutShort is known afterwards if anything has changed, by a name that
+// is of use.
+func TestRestoreCutShort(t *testing.T) {
+	for text, marked := range map[string]bool{"unfit": false, "stuck": true} {
+		m := newServer(t)
+		m.write("text", text)
+		file := m.save(Request{Prefix: "x"})
+		if _, err := m.Restore(t.Context(), m.path(file), "again", parse(t, "s3cret")); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("error is %v, want %s", err, text)
+		}
+		err := Interrupted(filepath.Join(m.dir, "server"))
+		var interrupted *InterruptedError
+		if errors.As(err, &interrupted) != marked || marked && interrupted.Snapshot != "again" {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+func TestClearLeftovers(t *testing.T) {
+	m := newServer(t)
+	dir, _, err := m.WorkDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ClearLeftovers(filepath.Dir(dir))
+	if exists(dir) || m.read("token") != "server:s3cret\n" {
+		t.Error("what was left is there, or more is gone")
 	}
 }
 
@@ -262,6 +303,7 @@ func TestDamage(t *testing.T) {
 
 func TestSkipUnchanged(t *testing.T) {
 	m := newServer(t)
+	m.age(time.Hour)
 	first := m.save(Request{Prefix: "x", SkipUnchanged: true})
 	if file, err := m.Save(t.Context(), Request{Prefix: "x", SkipUnchanged: true}); !errors.Is(err, ErrUnchanged) || file.Name != first.Name {
 		t.Errorf("unchanged: %+v, %v", file, err)
@@ -271,6 +313,29 @@ func TestSkipUnchanged(t *testing.T) {
 	m.save(Request{Prefix: "x", SkipUnchanged: true})
 	if files, err := m.List(t.Context()); err != nil || len(files) != 3 {
 		t.Errorf("there are %d snapshots, %v", len(files), err)
+	}
+	// With the old token's secret nobody opens the snapshots of before.
+	m.write("token", "server:an0ther\n")
+	m.age(-time.Minute) // snapshots of one second are named by the next ones
+	file := m.save(Request{Prefix: "x", SkipUnchanged: true})
+	if _, err := m.Verify(t.Context(), m.path(file), parse(t, "server:an0ther")); err != nil {
+		t.Error(err)
+	}
+	m.age(time.Hour)
+	if _, err := m.Save(t.Context(), Request{Prefix: "x", SkipUnchanged: true}); !errors.Is(err, ErrUnchanged) {
+		t.Errorf("unchanged again: %v", err)
+	}
+}
+
+// age makes all files of the server so old, or from the future.
+func (m machine) age(by time.Duration) {
+	m.t.Helper()
+	err := filepath.WalkDir(filepath.Join(m.dir, "server"), func(path string, _ fs.DirEntry, err error) error {
+		then := time.Now().Add(-by)
+		return errors.Join(err, os.Chtimes(path, then, then))
+	})
+	if err != nil {
+		m.t.Fatal(err)
 	}
 }
 

@@ -217,6 +217,25 @@ func TestServers(t *testing.T) {
 		})
 	}
 
+	t.Run("a copied address", func(t *testing.T) {
+		host := newHost(t, q.bed, "copy")
+		q.giveServerToken(t, host)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		own := q.hosts[1].Address.String()
+		result, err := host.Run(ctx, nil, host.Binary, append([]string{"server", "--advertise-address=" + own}, q.joinArgs(0)...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last := lastLine(result.Stderr, "kedge: "); result.Code <= 0 || !strings.Contains(last, "a server runs at "+own) {
+			t.Errorf("it ends with code %d and says: %s", result.Code, last)
+		}
+		q.endpoints(t, 1, 3)
+		if !q.processes[1].Running() {
+			t.Error("it has taken the other server's place")
+		}
+	})
+
 	t.Run("the first server is killed", func(t *testing.T) {
 		w := q.write(t, 1)
 		time.Sleep(2 * time.Second)
@@ -263,9 +282,45 @@ func TestServers(t *testing.T) {
 		step("the killed server is back")
 	})
 
+	t.Run("a server that has lost its data", func(t *testing.T) {
+		if err := q.processes[2].Kill(); err != nil {
+			t.Fatal(err)
+		}
+		data := q.hosts[2].Path("/var/lib/kedge/server/db/etcd")
+		if err := os.RemoveAll(filepath.Join(data, "member/wal")); err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range [][]string{{"server"}, {"server", "--cluster-init"}} {
+			wantFailure(t, q.hosts[2], args, "its data is gone from", "--server")
+		}
+		if _, err := os.Stat(filepath.Join(data, "member/snap/db")); err != nil {
+			t.Error("what was left is gone:", err)
+		}
+		q.run(t, 2, q.joinArgs(1)...)
+		q.nodeReady(t, 2, "server-3")
+		q.endpoints(t, 2, 3)
+		if _, err := os.Stat(filepath.Join(data+"-lost", "member/snap/db")); err != nil {
+			t.Error("what was left is gone:", err)
+		}
+		step("the server without data is back")
+	})
+
 	t.Run("a wiped server joins again", func(t *testing.T) {
 		if err := q.processes[2].Kill(); err != nil {
 			t.Fatal(err)
+		}
+		// Of a damaged database it says so, and what to do.
+		if err := os.Truncate(q.hosts[2].Path("/var/lib/kedge/server/db/etcd/member/snap/db"), 8192); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		result, err := q.hosts[2].Run(ctx, nil, q.hosts[2].Binary, "server")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last := lastLine(result.Stderr, "kedge: "); result.Code != 1 || !strings.Contains(last, "etcd can't use the data") || !strings.Contains(last, "join again") {
+			t.Errorf("it ends with code %d and says: %s", result.Code, last)
 		}
 		if err := os.RemoveAll(q.hosts[2].Path("/var/lib/kedge/server")); err != nil {
 			t.Fatal(err)
@@ -310,7 +365,15 @@ func TestServers(t *testing.T) {
 				t.Errorf("the line doesn't name %s: %s", host.Address, line)
 			}
 		}
-		q.run(t, 0)
+		// One of them comes back with another address.
+		const moved = "198.18.0.111"
+		if out, err := q.hosts[0].Exec(t.Context(), "ip", "addr", "add", moved+"/24", "dev", "eth0"); err != nil {
+			t.Fatal(out, err)
+		}
+		q.run(t, 0, "--node-ip="+moved)
+		if !strings.Contains(q.processes[0].Log(), "told the other servers the new address") {
+			t.Errorf("the server doesn't say that its address has changed:\n%s", q.processes[0].Log())
+		}
 		eventually(t, "writes to go on", func() (bool, string) {
 			out, err := q.hosts[2].Kubectl(t.Context(), "annotate", "--overwrite", "node", "server-3", "test/written=true")
 			return err == nil, fmt.Sprint(out, err)
@@ -377,7 +440,15 @@ func TestFromSQLite(t *testing.T) {
 		}
 	}
 	stop(t, c.server)
+	wantFailure(t, c.node, []string{"snapshot", "restore", "any"}, "embedded etcd")
+	// As if it had been cut short at its end.
+	if err := os.Rename(filepath.Join(db, "state.db.before-etcd"), filepath.Join(db, "state.db")); err != nil {
+		t.Fatal(err)
+	}
 	c.start(t) // goes on with etcd
+	if _, err := os.Stat(filepath.Join(db, "state.db.before-etcd")); err != nil {
+		t.Error("the old file is not set aside again:", err)
+	}
 	if out, err := c.node.Kubectl(t.Context(), "get", "configmap", "kept", "-o", "jsonpath={.data.key}"); err != nil || out != "value" {
 		t.Errorf("the object is %q, error %v", out, err)
 	}

@@ -178,11 +178,23 @@ func TestSnapshot(t *testing.T) {
 		damage()
 		up(t, c.node, "--datastore-auto-restore")
 		kubectl(t, c.node, "get", "configmap/early")
-		if log := c.server.Log(); !strings.Contains(log, "went back to the last good snapshot") || !strings.Contains(log, first) {
+		if log := c.server.Log(); !strings.Contains(log, "went back to a snapshot") || !strings.Contains(log, first) {
 			t.Errorf("the log does not say what happened:\n%s", log)
 		}
 		stop(t, c.server)
-		if out, err := c.node.Exec(t.Context(), "sh", "-c", "ls /var/lib/kedge/server/before-restore-*/db/state.db"); err != nil || strings.Count(out, "\n") != 2 {
+		// A power cut in the middle of that.
+		put(t, c.node, "/var/lib/kedge/server/restoring", first+"\n", 0o600)
+		put(t, c.node, "/var/lib/kedge/server/.snapshot-1/datastore", "half", 0o600)
+		wantFailure(t, c.node, command, "a restore was cut short", first)
+		up(t, c.node, "--datastore-auto-restore")
+		kubectl(t, c.node, "get", "configmap/early")
+		stop(t, c.server)
+		for _, left := range []string{"restoring", ".snapshot-1"} {
+			if _, err := os.Lstat(c.node.Path("/var/lib/kedge/server/" + left)); err == nil {
+				t.Errorf("%s is left", left)
+			}
+		}
+		if out, err := c.node.Exec(t.Context(), "sh", "-c", "ls /var/lib/kedge/server/before-restore-*/db/state.db"); err != nil || strings.Count(out, "\n") != 3 {
 			t.Errorf("the damaged files are not kept: %s, %v", out, err)
 		}
 	})
