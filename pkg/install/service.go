@@ -160,17 +160,17 @@ func (s systemd) log(ctx context.Context, lines int) string {
 	if err != nil {
 		return err.Error()
 	}
-	args := []string{"--no-pager", "--output=cat", "--lines=" + strconv.Itoa(lines)}
-	if id = strings.TrimSpace(id); id != "" {
-		args = append(args, "_SYSTEMD_INVOCATION_ID="+id)
-	} else {
-		args = append(args, "--unit="+s.unit())
+	// What a process says that ends at once is often not known to be of a run.
+	for _, which := range []string{"_SYSTEMD_INVOCATION_ID=" + strings.TrimSpace(id), "--unit=" + s.unit()} {
+		out, err := run(ctx, "journalctl", "--no-pager", "--quiet", "--output=cat", "--lines="+strconv.Itoa(lines), which)
+		if err != nil {
+			return err.Error()
+		}
+		if out != "" {
+			return out
+		}
 	}
-	out, err := run(ctx, "journalctl", args...)
-	if err != nil {
-		return err.Error()
-	}
-	return out
+	return ""
 }
 
 func (s systemd) hint() string { return "journalctl -eu " + s.name }

@@ -111,7 +111,7 @@ func (v *VM) WaitReady(ctx context.Context, limit time.Duration) error {
 	// A kubectl costs an emulated processor seconds, which the server needs: it
 	// is asked when the port answers and no sooner.
 	err := testbed.Wait(ctx, "the API of virtual machine "+v.Name, limit, func(ctx context.Context) (bool, string) {
-		result, err := v.Run(ctx, nil, "systemctl is-active --quiet "+unit+" || exit 9; (: </dev/tcp/127.0.0.1/6443) && "+Binary+" kubectl get --raw /readyz")
+		result, err := v.Run(ctx, nil, "case $(systemctl is-active "+unit+") in active | activating | reloading) ;; *) exit 9 ;; esac; (: </dev/tcp/127.0.0.1/6443) && "+Binary+" kubectl get --raw /readyz")
 		if err == nil && result.Code == 9 {
 			log, err := v.Log(ctx)
 			ended = errors.Join(fmt.Errorf("the server of virtual machine %s ended; its last lines:\n%s", v.Name, lastLines(log, 15)), err)
