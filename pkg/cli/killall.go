@@ -18,6 +18,7 @@ func cleanupFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "data-dir", Aliases: []string{"d"}, Usage: "the state is in this `DIRECTORY`", DefaultText: "that of the installed service, or " + config.DefaultDataDir},
 		&cli.DurationFlag{Name: "grace", Usage: "let containers end by themselves for this `TIME`", Value: cleanup.DefaultGrace},
+		&cli.BoolFlag{Name: "force", Usage: "do it also where another Kubernetes is, which loses its pods and its network", DisableDefaultText: true},
 	}
 }
 
@@ -76,5 +77,8 @@ func cleanMachine(c *cli.Context) (*cleanup.Machine, install.Record, error) {
 	if machine.DataDir == "" || c.IsSet("data-dir") {
 		machine.DataDir = config.DataDir(os.Args[1:], os.Environ())
 	}
-	return machine, record, nil
+	if !c.Bool("force") {
+		err = machine.Alone()
+	}
+	return machine, record, err
 }

@@ -120,6 +120,31 @@ spec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress], ingress: 
 			t.Errorf("after %s the server runs", command)
 		}
 	}
+	t.Run("another Kubernetes", func(t *testing.T) {
+		if _, err := c.node.Exec(t.Context(), "cp", "/bin/sleep", "/run/k3s-server"); err != nil {
+			t.Fatal(err)
+		}
+		other := c.node.Command(t.Context(), "/run/k3s-server", "100000")
+		if err := c.node.StartCommand(other); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			_ = other.Process.Kill()
+			_ = other.Wait()
+			if _, err := c.node.Exec(t.Context(), "rm", "/run/k3s-server"); err != nil {
+				t.Error(err)
+			}
+		}()
+		for _, command := range []string{"killall", "uninstall"} {
+			result, err := c.node.Run(t.Context(), nil, c.node.Binary, command)
+			if err != nil || result.Code != 1 || !strings.Contains(result.Stderr, `k3s (process "k3s-server"`) {
+				t.Errorf("%s beside k3s ends with code %d: %s (error %v)", command, result.Code, result.Stderr, err)
+			}
+		}
+		if !c.server.Running() {
+			t.Error("the server was stopped")
+		}
+	})
 	t.Run("killall", func(t *testing.T) {
 		clean("killall")
 		for _, line := range added(before, takeInventory(t, c.node)) {
