@@ -110,6 +110,17 @@ func TestRemoveTree(t *testing.T) {
 		t.Errorf("error %v, exists %t", err, exists("data"))
 	}
 
+	// A disk for a part of the data directory, and one for all of it.
+	make("kedge/storage/precious", "kedge/server/db")
+	m := &Machine{DataDir: filepath.Join(dir, "kedge")}
+	err = m.remove(m.paths().Storage(), map[string]bool{m.paths().Storage(): true})
+	if err == nil || !strings.Contains(err.Error(), "kedge/storage: unmount it") || !exists("kedge/storage/precious") {
+		t.Errorf("got error %v, exists %t", err, exists("kedge/storage/precious"))
+	}
+	if err := m.remove(m.paths().Server(), map[string]bool{m.DataDir: true}); err != nil || exists("kedge/server") {
+		t.Errorf("error %v, exists %t", err, exists("kedge/server"))
+	}
+
 	// A whole disk for Kedge: it stays mounted, empty.
 	make("mounted/a/file", "mounted/lost+found/x")
 	if err := removeTree(filepath.Join(dir, "mounted"), map[string]bool{filepath.Join(dir, "mounted"): true}); err != nil {

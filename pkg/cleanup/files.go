@@ -50,7 +50,7 @@ func (m *Machine) files() trace {
 			}
 			var errs []error
 			for _, path := range found {
-				errs = append(errs, removeTree(path, mounts))
+				errs = append(errs, m.remove(path, mounts))
 			}
 			for _, dir := range m.emptied() {
 				_ = os.Remove(dir) // unless others have something in it
@@ -152,6 +152,19 @@ func mountPoints() (map[string]bool, error) {
 	return points, err
 }
 
+// remove removes a file or a directory of Kedge's. A part of the data directory
+// that somebody has mounted stays: what else is on that disk isn't known.
+func (m *Machine) remove(path string, mounts map[string]bool) error {
+	if mounts[path] && below(path, m.DataDir) {
+		return mountedError(path, path)
+	}
+	return removeTree(path, mounts)
+}
+
+func mountedError(point, dir string) error {
+	return fmt.Errorf("something is mounted at %s: unmount it, and remove %s by hand", point, dir)
+}
+
 // removeTree removes a file or a directory with all that is in it, but never
 // what somebody has mounted in it: that is an error. Of a directory that is itself
 // a mount point the content goes.
@@ -171,7 +184,7 @@ func removeTree(path string, mounts map[string]bool) error {
 	for _, entry := range entries {
 		child := filepath.Join(path, entry.Name())
 		if mounts[child] {
-			errs = append(errs, fmt.Errorf("something is mounted at %s: unmount it, and remove %s by hand", child, path))
+			errs = append(errs, mountedError(child, path))
 			continue
 		}
 		if mounts[path] && entry.Name() == "lost+found" {

@@ -165,19 +165,26 @@ spec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress], ingress: 
 	s.wait("condition=Ready", "pod/full")
 
 	// A disk that somebody has mounted is not Kedge's.
-	if _, err := c.node.Exec(t.Context(), "sh", "-c",
-		"mkdir -p /var/lib/kedge/storage/disk && mount -t tmpfs tmpfs /var/lib/kedge/storage/disk && touch /var/lib/kedge/storage/disk/precious"); err != nil {
-		t.Fatal(err)
+	disks := []string{"/var/lib/kedge/server/db/snapshots", "/var/lib/kedge/storage"}
+	for _, disk := range disks {
+		if _, err := c.node.Exec(t.Context(), "sh", "-c", "mkdir -p $1 && mount -t tmpfs tmpfs $1 && touch $1/precious", "sh", disk); err != nil {
+			t.Fatal(err)
+		}
 	}
 	result, err := c.node.Run(t.Context(), nil, c.node.Binary, "uninstall")
-	if err != nil || result.Code != 1 || !strings.Contains(result.Stderr, "/var/lib/kedge/storage/disk: unmount it") {
-		t.Errorf("with a disk mounted in the data directory, uninstall ends with code %d: %s (error %v)", result.Code, result.Stderr, err)
+	if err != nil || result.Code != 1 {
+		t.Errorf("with disks mounted in the data directory, uninstall ends with code %d: %s (error %v)", result.Code, result.Stderr, err)
 	}
-	if _, err := os.Stat(c.node.Path("/var/lib/kedge/storage/disk/precious")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.node.Exec(t.Context(), "umount", "/var/lib/kedge/storage/disk"); err != nil {
-		t.Fatal(err)
+	for _, disk := range disks {
+		if !strings.Contains(result.Stderr, disk+": unmount it") {
+			t.Errorf("%s is not named: %s", disk, result.Stderr)
+		}
+		if _, err := os.Stat(c.node.Path(disk + "/precious")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.node.Exec(t.Context(), "umount", disk); err != nil {
+			t.Fatal(err)
+		}
 	}
 	clean("uninstall")
 	after := takeInventory(t, c.node)
