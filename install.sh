@@ -154,9 +154,10 @@ main() {
 		export INSTALL_KEDGE_BIN_DIR="$BIN"
 	fi
 	TARGET=$BIN/kedge
+	PROGRAM=$TARGET
 	if [ "${INSTALL_KEDGE_SKIP_DOWNLOAD:-}" != true ] && [ "${INSTALL_KEDGE_BIN_DIR_READ_ONLY:-}" != true ]; then
 		mkdir -p "$BIN"
-		# Here, so that the last step is a rename, which is done or not.
+		# Here, as programs can be run from here.
 		WORK=$(mktemp -d "$BIN/.kedge.XXXXXX")
 		trap 'rm -rf "$WORK"' EXIT
 		trap 'exit 1' HUP INT TERM
@@ -169,18 +170,15 @@ main() {
 		fi
 		if [ -f "$WORK/kedge" ]; then
 			chmod 755 "$WORK/kedge"
-			sync
-			mv "$WORK/kedge" "$TARGET"
+			PROGRAM=$WORK/kedge
 		fi
-		rm -rf "$WORK"
-		trap - EXIT
 	fi
-	[ -x "$TARGET" ] || fail "there is no $TARGET"
-	# INSTALL_KEDGE_EXEC is a list of words, with quotes where needed.
+	[ -x "$PROGRAM" ] || fail "there is no $PROGRAM"
 	if [ -n "${INSTALL_KEDGE_EXEC:-}" ]; then
 		eval "set -- $INSTALL_KEDGE_EXEC \"\$@\""
 	fi
-	exec "$TARGET" install "$@"
+	# It puts itself in place of the program there, once it has checked all else.
+	"$PROGRAM" install "$@"
 }
 
 # All of it is here before any of it is run.

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kedge-k8s/kedge/pkg/atomicfile"
+	"github.com/kedge-k8s/kedge/pkg/version"
 )
 
 const (
@@ -52,6 +53,9 @@ func (i *Installer) Run(ctx context.Context) error {
 	}
 	if found && (record.Name != i.Name || record.Role != i.Role) {
 		return fmt.Errorf("this machine already runs a Kedge %s as the service %s: remove that first with kedge uninstall, or install with the same role and name", record.Role, record.Name)
+	}
+	if err := i.checkVersion(); err != nil {
+		return err
 	}
 	s, err := findService(i.Name, i.SystemdDir)
 	if err != nil {
@@ -91,6 +95,17 @@ func (i *Installer) Run(ctx context.Context) error {
 		return nil
 	}
 	return i.start(ctx, s, &record)
+}
+
+// checkVersion refuses this program where a version has used the data that it
+// can't follow.
+func (i *Installer) checkVersion() error {
+	for _, last := range versionStamps(i.DataDir) {
+		if err := follows(strings.TrimSpace(string(last)), version.Version); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (i *Installer) say(what, text string) { fmt.Fprintf(i.Out, "  %-10s %s\n", what, text) }

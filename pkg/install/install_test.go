@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/kedge-k8s/kedge/pkg/version"
 )
 
 func TestParse(t *testing.T) {
@@ -168,6 +170,28 @@ func TestFollows(t *testing.T) {
 	} {
 		if err := follows(test.now, test.next); (err == nil) != test.well {
 			t.Errorf("%s after %s: %v", test.next, test.now, err)
+		}
+	}
+}
+
+func TestCheckVersion(t *testing.T) {
+	saved := version.Version
+	t.Cleanup(func() { version.Version = saved })
+	version.Version = "v1.36.3+kedge1"
+	i := Installer{DataDir: t.TempDir()}
+	if err := i.checkVersion(); err != nil {
+		t.Errorf("without data: %v", err)
+	}
+	stamp := filepath.Join(i.DataDir, Agent, "version")
+	if err := os.Mkdir(filepath.Dir(stamp), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for last, want := range map[string]string{"v1.35.1+kedge1": "", "v1.34.1+kedge1": "skips", "v1.36.3+kedge2": "older"} {
+		if err := os.WriteFile(stamp, []byte(last+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := i.checkVersion(); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("after %s: %v", last, err)
 		}
 	}
 }

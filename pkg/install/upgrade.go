@@ -69,7 +69,7 @@ func (u *Upgrade) Run(ctx context.Context) error {
 	if err := u.Record.write(); err != nil {
 		return err
 	}
-	stamps := u.stamps()
+	stamps := versionStamps(u.Record.DataDir)
 	node, err := u.drain(ctx)
 	if err != nil {
 		return err
@@ -101,12 +101,12 @@ func keep(path, as string) error {
 	return replace(path, as)
 }
 
-// stamps are the files that say which version has used the data, with what is in
+// versionStamps are the files that say which version has used the data, with what is in
 // them.
-func (u *Upgrade) stamps() map[string][]byte {
+func versionStamps(dataDir string) map[string][]byte {
 	stamps := map[string][]byte{}
 	for _, role := range []string{"server", "agent"} {
-		path := filepath.Join(u.Record.DataDir, role, "version")
+		path := filepath.Join(dataDir, role, "version")
 		if content, err := os.ReadFile(path); err == nil {
 			stamps[path] = content
 		}
