@@ -19,7 +19,7 @@
 #   INSTALL_KEDGE_PUBLIC_KEY     a file with the public key that the checksums are
 #                                signed with
 #   INSTALL_KEDGE_SKIP_DOWNLOAD  true: kedge is in its place already
-#   INSTALL_KEDGE_EXEC           the role and its options
+#   INSTALL_KEDGE_EXEC           the role and its options, with quotes where needed
 #   INSTALL_KEDGE_BIN_DIR, _BIN_DIR_READ_ONLY, _SYSTEMD_DIR, _NAME, _TYPE, _SYMLINK,
 #   _SKIP_ENABLE, _SKIP_START, _FORCE_RESTART, _TIMEOUT
 #                                see kedge install --help
@@ -142,6 +142,13 @@ beside() {
 	done
 }
 
+# quoted prints the words of a text, each of them in quotes. Only blanks, quotes and
+# backslashes mean something in the text; no variable or command does.
+quoted() {
+	words=$(printf '%s\n' "$1" | xargs -r printf '%s\n') || return
+	[ -z "$words" ] || printf '%s\n' "$words" | sed "s/'/'\\\\''/g; s/^/'/; s/\$/'/" | tr '\n' ' '
+}
+
 main() {
 	translate_k3s
 	[ "$(id -u)" = 0 ] || fail "this needs root: curl … | sudo sh -"
@@ -175,7 +182,8 @@ main() {
 	fi
 	[ -x "$PROGRAM" ] || fail "there is no $PROGRAM"
 	if [ -n "${INSTALL_KEDGE_EXEC:-}" ]; then
-		eval "set -- $INSTALL_KEDGE_EXEC \"\$@\""
+		words=$(quoted "$INSTALL_KEDGE_EXEC") || fail "INSTALL_KEDGE_EXEC is no list of words"
+		eval "set -- $words \"\$@\""
 	fi
 	# It puts itself in place of the program there, once it has checked all else.
 	"$PROGRAM" install "$@"

@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -64,6 +66,34 @@ func TestScriptReplacesNothing(t *testing.T) {
 		t.Errorf("the program is %q now, error %v", content, err)
 	}
 	if entries, _ := os.ReadDir(s.bin); len(entries) != 1 {
+		t.Errorf("left are %v", entries)
+	}
+}
+
+// TestScriptExec gives options that a shell would take for something else.
+func TestScriptExec(t *testing.T) {
+	s := newScript(t)
+	s.write(filepath.Join(s.bin, "kedge"), "#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+	for exec, want := range map[string][]string{
+		"":                          nil,
+		"  ":                        nil,
+		"server --debug":            {"server", "--debug"},
+		"--a=b>c;d&e|f <g $HOME":    {"--a=b>c;d&e|f", "<g", "$HOME"},
+		"$(id) `id` * # !x ~ {a,b}": {"$(id)", "`id`", "*", "#", "!x", "~", "{a,b}"},
+		`--a="b c;$d" --e='f "g"'`:  {"--a=b c;$d", `--e=f "g"`},
+		`it\'s a\ b`:                {"it's", "a b"},
+		"--a\n\t--b":                {"--a", "--b"},
+	} {
+		out, code := s.run([]string{"INSTALL_KEDGE_SKIP_DOWNLOAD=true", "INSTALL_KEDGE_EXEC=" + exec}, "last one")
+		want = append(append([]string{"install"}, want...), "last one")
+		if got := strings.Split(strings.TrimSuffix(out, "\n"), "\n"); !slices.Equal(got, want) || code != 0 {
+			t.Errorf("%q: got %q, code %d, want %q", exec, got, code, want)
+		}
+	}
+	if out, code := s.run([]string{"INSTALL_KEDGE_SKIP_DOWNLOAD=true", "INSTALL_KEDGE_EXEC=--a='b"}); out != "" || code != 1 {
+		t.Errorf("a quote without an end: got %q, code %d", out, code)
+	}
+	if entries, _ := os.ReadDir(s.dir); len(entries) != 2 {
 		t.Errorf("left are %v", entries)
 	}
 }
