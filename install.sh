@@ -60,15 +60,12 @@ find_arch() {
 	fi
 }
 
-# fetch URL FILE downloads to a file. The file is whole, or not there.
+# fetch URL FILE downloads to a file. The file is whole, or not there. A download
+# that stands still for a minute is tried again.
 fetch() {
 	try=1
 	while :; do
-		if [ "$DOWNLOADER" = curl ]; then
-			curl -sfL --connect-timeout 20 -o "$2" "$1" && return
-		else
-			wget -q -O "$2" "$1" && return
-		fi
+		$GET "$2" "$1" && return
 		rm -f "$2"
 		[ "$try" -lt "$TRIES" ] || return 1
 		sleep "$try"
@@ -76,13 +73,19 @@ fetch() {
 	done
 }
 
+# find_downloader sets GET to a command that takes a file and a URL.
 find_downloader() {
-	for DOWNLOADER in curl wget; do
-		if command -v "$DOWNLOADER" >/dev/null; then
-			return
-		fi
-	done
-	fail "neither curl nor wget is here: install one, or put kedge beside this file"
+	if command -v curl >/dev/null; then
+		GET="curl -sfL --connect-timeout 20 --speed-limit 1000 --speed-time 60 -o"
+	elif command -v wget >/dev/null; then
+		GET="wget -q -O"
+		# Not every busybox has it.
+		case $(wget --help 2>&1) in
+		*-T*) GET="wget -q -T 60 -t 1 -O" ;;
+		esac
+	else
+		fail "neither curl nor wget is here: install one, or put kedge beside this file"
+	fi
 }
 
 # find_url sets URL to the directory of the release.

@@ -1,12 +1,17 @@
 package install
 
 import (
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kedge-k8s/kedge/pkg/version"
 )
@@ -154,6 +159,28 @@ func TestSourceBase(t *testing.T) {
 		if got, err := test.source.base(t.Context()); got != test.want || err != nil {
 			t.Errorf("%+v: got %s, error %v, want %s", test.source, got, err, test.want)
 		}
+	}
+}
+
+// TestStall has a server that sends a part of a file, and then nothing.
+func TestStall(t *testing.T) {
+	saved := stallLimit
+	t.Cleanup(func() { stallLimit = saved })
+	stallLimit = 50 * time.Millisecond
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "1000")
+		_, _ = io.WriteString(w, "part")
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+	defer server.Close()
+	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	if _, err := fetchFile(t.Context(), server.URL, file); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("got error %v", err)
 	}
 }
 
