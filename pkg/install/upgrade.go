@@ -69,25 +69,39 @@ func (u *Upgrade) Run(ctx context.Context) error {
 	if err := u.Record.write(); err != nil {
 		return err
 	}
-	stamps := versionStamps(u.Record.DataDir)
 	node, err := u.drain(ctx)
 	if err != nil {
 		return err
 	}
 	defer u.uncordon(node)
-	if err := os.Rename(next, program); err != nil {
+	if err := u.change(ctx, s, next, previous); err != nil {
 		return err
-	}
-	u.say("program", program)
-	u.say("restart", "pods keep running")
-	if err := s.start(ctx); err != nil {
-		return err
-	}
-	if err := waitReady(ctx, s, u.Timeout, u.Out); err != nil {
-		return fmt.Errorf("the new version does not work here: %w; %w", err, u.goBack(ctx, s, previous, stamps))
 	}
 	u.Record.Program = after
 	return u.Record.write()
+}
+
+// change puts the next program in place and starts it, and the previous one again
+// when that fails or is interrupted.
+func (u *Upgrade) change(ctx context.Context, s service, next, previous string) error {
+	stamps := versionStamps(u.Record.DataDir)
+	if err := os.Rename(next, u.Record.program()); err != nil {
+		return err
+	}
+	u.say("program", u.Record.program())
+	u.say("restart", "pods keep running")
+	err := s.start(ctx)
+	if err == nil {
+		err = waitReady(ctx, s, u.Timeout, u.Out)
+	}
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("the upgrade was interrupted; %w", u.goBack(ctx, s, previous, stamps))
+	default:
+		return fmt.Errorf("the new version does not work here: %w; %w", err, u.goBack(ctx, s, previous, stamps))
+	}
 }
 
 // keep gives a file another name as well.
