@@ -69,7 +69,7 @@ func cleanMachine(c *cli.Context) (*cleanup.Machine, install.Record, error) {
 	}
 	machine := &cleanup.Machine{
 		DataDir:     record.DataDir,
-		Files:       record.Files,
+		Files:       record.OwnFiles(),
 		Grace:       c.Duration("grace"),
 		StopService: record.StopService(),
 		Out:         c.App.Writer,

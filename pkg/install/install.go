@@ -154,7 +154,7 @@ func (i *Installer) programs(record *Record) error {
 	i.say("program", target)
 
 	var links []string
-	for _, name := range []string{"kubectl", "crictl", "ctr"} {
+	for _, name := range linked {
 		made, err := i.link(filepath.Join(i.BinDir, name))
 		if err != nil {
 			return err
@@ -198,9 +198,17 @@ func canWrite(dir string) bool {
 	}
 }
 
+// linked are the commands that the program is by a link as well.
+var linked = []string{"kubectl", "crictl", "ctr"}
+
+func isLink(path string) bool {
+	to, err := os.Readlink(path)
+	return err == nil && to == "kedge"
+}
+
 // link makes a link to the program, unless the name means another program.
 func (i *Installer) link(path string) (made bool, err error) {
-	if to, err := os.Readlink(path); err == nil && to == "kedge" {
+	if isLink(path) {
 		return true, nil
 	}
 	switch i.Symlink {

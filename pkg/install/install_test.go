@@ -234,6 +234,26 @@ func TestMessage(t *testing.T) {
 	}
 }
 
+func TestOwnFiles(t *testing.T) {
+	dir := t.TempDir()
+	i := Installer{Request: Request{Symlink: "force"}}
+	var r Record
+	for _, name := range []string{"kubectl", "crictl"} {
+		if _, err := i.link(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		r.add(filepath.Join(dir, name))
+	}
+	r.add(filepath.Join(dir, "kedge"))
+	// Somebody prefers a kubectl of their own.
+	if err := errors.Join(os.Remove(r.Files[0]), os.WriteFile(r.Files[0], nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.OwnFiles(); !slices.Equal(got, r.Files[1:]) {
+		t.Errorf("got %q of %q", got, r.Files)
+	}
+}
+
 func TestReplace(t *testing.T) {
 	dir := t.TempDir()
 	from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")
