@@ -37,7 +37,7 @@ func (m *Machine) files() trace {
 		find: func(context.Context) ([]string, error) {
 			var found []string
 			for _, path := range m.allFiles() {
-				if remaining(path) {
+				if remaining(path) && !slices.Contains(found, path) {
 					found = append(found, path)
 				}
 			}
@@ -70,10 +70,11 @@ func (m *Machine) files() trace {
 var kubeletLogind = filepath.Join(logind, "99-kubelet.conf")
 
 func (m *Machine) allFiles() []string {
-	p := m.paths()
+	p, defaults := m.paths(), config.Paths{DataDir: config.DefaultDataDir}
 	files := []string{
 		// Not all of the directory: others may have put something there.
 		p.Payload(), p.Server(), p.Agent(), p.Storage(),
+		defaults.Payload(), // of commands from before the installation
 		config.KubeletDir,
 		"/var/log/containers",
 		"/var/log/pods",
@@ -119,7 +120,7 @@ func deadSockets(dir string) (paths []string) {
 // emptied are directories that Kedge may have made and others may use.
 func (m *Machine) emptied() []string {
 	return []string{
-		m.DataDir,
+		m.DataDir, config.DefaultDataDir,
 		filepath.Join(cniState, "networks"), filepath.Join(cniState, "results"), filepath.Join(cniState, "cache"), cniState,
 		logind, shimSockets, filepath.Dir(runcState), filepath.Dir(shimSockets),
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -69,7 +70,8 @@ func cleanMachine(c *cli.Context) (*cleanup.Machine, install.Record, error) {
 	}
 	machine := &cleanup.Machine{
 		DataDir:     record.DataDir,
-		Files:       record.OwnFiles(),
+		// With the unpacked programs, which may be elsewhere by KEDGE_DATA_DIR.
+		Files:       append(record.OwnFiles(), filepath.Dir(root)),
 		Grace:       c.Duration("grace"),
 		StopService: record.StopService(),
 		Out:         c.App.Writer,
