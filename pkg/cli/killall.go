@@ -69,7 +69,7 @@ func cleanMachine(c *cli.Context) (*cleanup.Machine, install.Record, error) {
 		return nil, record, err
 	}
 	machine := &cleanup.Machine{
-		DataDir:     record.DataDir,
+		DataDir: record.DataDir,
 		// With the unpacked programs, which may be elsewhere by KEDGE_DATA_DIR.
 		Files:       append(record.OwnFiles(), filepath.Dir(root)),
 		Grace:       c.Duration("grace"),
