@@ -58,7 +58,7 @@ func runUpgrade(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if !found || record.Program == "" {
+	if !found {
 		return errors.New("Kedge is no service of this machine yet: kedge install makes it one; a Kedge that was started by other means is upgraded by starting the new file") //nolint:staticcheck // a name
 	}
 	// A session that is lost must not leave the service between two versions: its

@@ -171,8 +171,8 @@ func (u *Upgrade) checkVersion(ctx context.Context) error {
 	if err := follows(now, next); err != nil {
 		return err
 	}
-	if u.Record.Role != Agent {
-		return nil
+	if _, err := os.Stat(u.agentKubeconfig()); u.Record.Role != Agent || errors.Is(err, fs.ErrNotExist) {
+		return nil // it is a server, or has not joined yet
 	}
 	server, err := u.serverVersion(ctx)
 	if err != nil {
@@ -216,8 +216,12 @@ func (u *Upgrade) kubectl(ctx context.Context, args ...string) (string, error) {
 	return run(ctx, u.Record.program(), append([]string{"kubectl"}, args...)...)
 }
 
+func (u *Upgrade) agentKubeconfig() string {
+	return filepath.Join(u.Record.DataDir, "agent", "etc", "agent.kubeconfig")
+}
+
 func (u *Upgrade) serverVersion(ctx context.Context) (string, error) {
-	out, err := u.kubectl(ctx, "--kubeconfig", filepath.Join(u.Record.DataDir, "agent", "etc", "agent.kubeconfig"), "--request-timeout=20s", "get", "--raw", "/version")
+	out, err := u.kubectl(ctx, "--kubeconfig", u.agentKubeconfig(), "--request-timeout=20s", "get", "--raw", "/version")
 	if err != nil {
 		return "", err
 	}

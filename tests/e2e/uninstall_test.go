@@ -227,4 +227,12 @@ func TestInstallRefused(t *testing.T) {
 	if lines := added(before, takeInventory(t, host)); len(lines) > 0 {
 		t.Errorf("refused installations leave %q", lines)
 	}
+	// An installation that was never started can be upgraded.
+	if _, err := host.ExecIn(t.Context(), strings.NewReader(`{"name": "kedge", "role": "server", "dataDir": "/var/lib/kedge"}`), "sh", "-c", "mkdir -p /etc/kedge && cat >/etc/kedge/install.json"); err != nil {
+		t.Fatal(err)
+	}
+	result, err := host.Run(t.Context(), nil, host.Binary, "upgrade", "--file=/x")
+	if err != nil || !strings.Contains(result.Stderr, "neither systemd nor OpenRC") {
+		t.Errorf("after an installation without a start, an upgrade says %q (error %v)", result.Stderr, err)
+	}
 }
