@@ -43,7 +43,7 @@ func (s installScript) run(environ []string, args ...string) (out string, code i
 	s.t.Helper()
 	cmd := exec.Command("sh", append([]string{filepath.Join(s.dir, "install.sh")}, args...)...)
 	cmd.Dir = s.dir
-	cmd.Env = append(environ, "PATH="+filepath.Join(s.dir, "tools")+":"+os.Getenv("PATH"), "INSTALL_KEDGE_BIN_DIR="+s.bin)
+	cmd.Env = append(slices.Clone(environ), "PATH="+filepath.Join(s.dir, "tools")+":"+os.Getenv("PATH"), "INSTALL_KEDGE_BIN_DIR="+s.bin)
 	stdout, err := cmd.Output()
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 		s.t.Fatal(err)
