@@ -89,6 +89,7 @@ release: release-deps ## build the files of a release into dist: amd64, arm64 an
 		$(MAKE) --no-print-directory ARCH=$$arch BUILD=build/release/$$arch FILE=dist/kedge-$$arch PACK=max artifacts || exit; \
 	done
 	@ln -f dist/kedge-$(NATIVE) dist/kedge
+	@cp install.sh dist/
 
 release-check: release-deps ## check the files of a release, and run each, under qemu-user where it is for others
 	scripts/releasecheck.sh dist '$(VERSION)' $(RELEASE_ARCHS)

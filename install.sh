@@ -19,7 +19,7 @@
 #   INSTALL_KEDGE_PUBLIC_KEY     a file with the public key that the checksums are
 #                                signed with
 #   INSTALL_KEDGE_SKIP_DOWNLOAD  true: kedge is in its place already
-#   INSTALL_KEDGE_EXEC           the role and its options
+#   INSTALL_KEDGE_EXEC           the role and its options, with quotes where needed
 #   INSTALL_KEDGE_BIN_DIR, _BIN_DIR_READ_ONLY, _SYSTEMD_DIR, _NAME, _TYPE, _SYMLINK,
 #   _SKIP_ENABLE, _SKIP_START, _FORCE_RESTART, _TIMEOUT
 #                                see kedge install --help
@@ -60,15 +60,12 @@ find_arch() {
 	fi
 }
 
-# fetch URL FILE downloads to a file. The file is whole, or not there.
+# fetch URL FILE downloads to a file. The file is whole, or not there. A download
+# that stands still for a minute is tried again.
 fetch() {
 	try=1
 	while :; do
-		if [ "$DOWNLOADER" = curl ]; then
-			curl -sfL --connect-timeout 20 -o "$2" "$1" && return
-		else
-			wget -q -O "$2" "$1" && return
-		fi
+		$GET "$2" "$1" && return
 		rm -f "$2"
 		[ "$try" -lt "$TRIES" ] || return 1
 		sleep "$try"
@@ -76,13 +73,19 @@ fetch() {
 	done
 }
 
+# find_downloader sets GET to a command that takes a file and a URL.
 find_downloader() {
-	for DOWNLOADER in curl wget; do
-		if command -v "$DOWNLOADER" >/dev/null; then
-			return
-		fi
-	done
-	fail "neither curl nor wget is here: install one, or put kedge beside this file"
+	if command -v curl >/dev/null; then
+		GET="curl -sfL --connect-timeout 20 --speed-limit 1000 --speed-time 60 -o"
+	elif command -v wget >/dev/null; then
+		GET="wget -q -O"
+		# Not every busybox has it.
+		case $(wget --help 2>&1) in
+		*-T*) GET="wget -q -T 60 -t 1 -O" ;;
+		esac
+	else
+		fail "neither curl nor wget is here: install one, or put kedge beside this file"
+	fi
 }
 
 # find_url sets URL to the directory of the release.
@@ -142,6 +145,13 @@ beside() {
 	done
 }
 
+# quoted prints the words of a text, each of them in quotes. Only blanks, quotes and
+# backslashes mean something in the text; no variable or command does.
+quoted() {
+	words=$(printf '%s\n' "$1" | xargs -r printf '%s\n') || return
+	[ -z "$words" ] || printf '%s\n' "$words" | sed "s/'/'\\\\''/g; s/^/'/; s/\$/'/" | tr '\n' ' '
+}
+
 main() {
 	translate_k3s
 	[ "$(id -u)" = 0 ] || fail "this needs root: curl … | sudo sh -"
@@ -154,9 +164,10 @@ main() {
 		export INSTALL_KEDGE_BIN_DIR="$BIN"
 	fi
 	TARGET=$BIN/kedge
+	PROGRAM=$TARGET
 	if [ "${INSTALL_KEDGE_SKIP_DOWNLOAD:-}" != true ] && [ "${INSTALL_KEDGE_BIN_DIR_READ_ONLY:-}" != true ]; then
 		mkdir -p "$BIN"
-		# Here, so that the last step is a rename, which is done or not.
+		# Here, as programs can be run from here.
 		WORK=$(mktemp -d "$BIN/.kedge.XXXXXX")
 		trap 'rm -rf "$WORK"' EXIT
 		trap 'exit 1' HUP INT TERM
@@ -169,18 +180,16 @@ main() {
 		fi
 		if [ -f "$WORK/kedge" ]; then
 			chmod 755 "$WORK/kedge"
-			sync
-			mv "$WORK/kedge" "$TARGET"
+			PROGRAM=$WORK/kedge
 		fi
-		rm -rf "$WORK"
-		trap - EXIT
 	fi
-	[ -x "$TARGET" ] || fail "there is no $TARGET"
-	# INSTALL_KEDGE_EXEC is a list of words, with quotes where needed.
+	[ -x "$PROGRAM" ] || fail "there is no $PROGRAM"
 	if [ -n "${INSTALL_KEDGE_EXEC:-}" ]; then
-		eval "set -- $INSTALL_KEDGE_EXEC \"\$@\""
+		words=$(quoted "$INSTALL_KEDGE_EXEC") || fail "INSTALL_KEDGE_EXEC is no list of words"
+		eval "set -- $words \"\$@\""
 	fi
-	exec "$TARGET" install "$@"
+	# It puts itself in place of the program there, once it has checked all else.
+	"$PROGRAM" install "$@"
 }
 
 # All of it is here before any of it is run.

@@ -66,6 +66,7 @@ check() {
 	printf '%s\t%s.%s MB\t%s\n' "$file" $((size / 1000000)) $((size / 100000 % 10)) "$(echo "$got" | head -n 1)"
 }
 
+sh -n "$dist/install.sh" || fail "$dist/install.sh is missing or no script"
 for arch in "$@"; do
 	check "$arch"
 done

@@ -112,6 +112,9 @@ func (m *member) join(ctx context.Context) error {
 	if err := m.node.FindAddresses(m.cluster.ClusterCIDRs); err != nil {
 		return err
 	}
+	if err := m.node.AvoidProxy(m.cluster.ClusterCIDRs, m.cluster.ServiceCIDRs, m.cluster.ClusterDomain, append(m.cluster.Servers, m.fallback)...); err != nil {
+		return err
+	}
 	if err := m.node.CheckRanges(m.cluster.ClusterCIDRs, m.cluster.ServiceCIDRs); err != nil {
 		return err
 	}

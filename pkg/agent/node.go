@@ -28,6 +28,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/localpath"
 	"github.com/kedge-k8s/kedge/pkg/mirror"
 	"github.com/kedge-k8s/kedge/pkg/node"
+	"github.com/kedge-k8s/kedge/pkg/noproxy"
 	"github.com/kedge-k8s/kedge/pkg/pki"
 	"github.com/kedge-k8s/kedge/pkg/preload"
 	"github.com/kedge-k8s/kedge/pkg/registries"
@@ -215,6 +216,15 @@ func (n *Node) FindAddresses(clusterCIDRs []netip.Prefix) error {
 	var err error
 	n.addresses, err = node.Addresses(clusterCIDRs)
 	return err
+}
+
+// AvoidProxy keeps requests to pods, Services and the nodes that are known from a
+// proxy. It follows FindAddresses, and comes before anything that asks the proxy.
+func (n *Node) AvoidProxy(clusterCIDRs, serviceCIDRs []netip.Prefix, domain string, servers ...string) error {
+	for _, a := range n.addresses {
+		servers = append(servers, a.String())
+	}
+	return noproxy.Cluster{Ranges: slices.Concat(clusterCIDRs, serviceCIDRs), Domain: domain, Nodes: servers}.Set()
 }
 
 // CheckRanges refuses a machine on whose networks the cluster's ranges lie.

@@ -41,6 +41,36 @@ func TestParentOf(t *testing.T) {
 	}
 }
 
+// TestForeignPod has processes of a pod of Kedge's, of one whose shim was killed,
+// and of others' pods and containers.
+func TestForeignPod(t *testing.T) {
+	m := &Machine{DataDir: "/var/lib/kedge"}
+	const shim = "/bin/containerd-shim-runc-v2"
+	pod := []string{"/kubepods/pod1/c"}
+	all := []process{
+		{pid: 10, parent: 1, exe: m.paths().Payload() + "/1" + shim, here: true},
+		{pid: 11, parent: 10, cgroups: pod},
+		{pid: 20, parent: 1, exe: "/usr" + shim, args: []string{shim, "-address", "/run/kedge/containerd/containerd.sock"}, here: true},
+		{pid: 21, parent: 20, cgroups: pod},
+		{pid: 30, parent: 1, cgroups: pod},
+		{pid: 40, parent: 1, exe: "/usr" + shim, args: []string{shim, "-address", "/run/k3s/containerd/containerd.sock"}, here: true},
+		{pid: 41, parent: 40, cgroups: pod},
+		{pid: 42, parent: 41, cgroups: pod},
+		{pid: 43, parent: 40, cgroups: []string{"/system.slice/docker-1.scope"}},
+		{pid: 50, parent: 1, exe: "/usr/bin/conmon", here: true},
+		{pid: 51, parent: 50, cgroups: pod},
+	}
+	var foreign []int
+	for _, p := range all {
+		if m.inForeignPod(all)(p) {
+			foreign = append(foreign, p.pid)
+		}
+	}
+	if want := []int{41, 42, 51}; !slices.Equal(foreign, want) {
+		t.Errorf("in pods of others are %d, want %d", foreign, want)
+	}
+}
+
 func TestInterfaceNames(t *testing.T) {
 	for name, want := range map[string]bool{
 		"cni0": true, "flannel.1": true, "flannel-v6.1": true, "flannel-wg": true, "bwp96fc5079f440": true,
@@ -78,6 +108,17 @@ func TestRemoveTree(t *testing.T) {
 	}
 	if err := removeTree(filepath.Join(dir, "data"), nil); err != nil || exists("data") {
 		t.Errorf("error %v, exists %t", err, exists("data"))
+	}
+
+	// A disk for a part of the data directory, and one for all of it.
+	make("kedge/storage/precious", "kedge/server/db")
+	m := &Machine{DataDir: filepath.Join(dir, "kedge")}
+	err = m.remove(m.paths().Storage(), map[string]bool{m.paths().Storage(): true})
+	if err == nil || !strings.Contains(err.Error(), "kedge/storage: unmount it") || !exists("kedge/storage/precious") {
+		t.Errorf("got error %v, exists %t", err, exists("kedge/storage/precious"))
+	}
+	if err := m.remove(m.paths().Server(), map[string]bool{m.DataDir: true}); err != nil || exists("kedge/server") {
+		t.Errorf("error %v, exists %t", err, exists("kedge/server"))
 	}
 
 	// A whole disk for Kedge: it stays mounted, empty.

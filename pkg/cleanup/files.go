@@ -37,7 +37,7 @@ func (m *Machine) files() trace {
 		find: func(context.Context) ([]string, error) {
 			var found []string
 			for _, path := range m.allFiles() {
-				if remaining(path) {
+				if remaining(path) && !slices.Contains(found, path) {
 					found = append(found, path)
 				}
 			}
@@ -50,7 +50,7 @@ func (m *Machine) files() trace {
 			}
 			var errs []error
 			for _, path := range found {
-				errs = append(errs, removeTree(path, mounts))
+				errs = append(errs, m.remove(path, mounts))
 			}
 			for _, dir := range m.emptied() {
 				_ = os.Remove(dir) // unless others have something in it
@@ -70,10 +70,11 @@ func (m *Machine) files() trace {
 var kubeletLogind = filepath.Join(logind, "99-kubelet.conf")
 
 func (m *Machine) allFiles() []string {
-	p := m.paths()
+	p, defaults := m.paths(), config.Paths{DataDir: config.DefaultDataDir}
 	files := []string{
 		// Not all of the directory: others may have put something there.
 		p.Payload(), p.Server(), p.Agent(), p.Storage(),
+		defaults.Payload(), // of commands from before the installation
 		config.KubeletDir,
 		"/var/log/containers",
 		"/var/log/pods",
@@ -119,7 +120,7 @@ func deadSockets(dir string) (paths []string) {
 // emptied are directories that Kedge may have made and others may use.
 func (m *Machine) emptied() []string {
 	return []string{
-		m.DataDir,
+		m.DataDir, config.DefaultDataDir,
 		filepath.Join(cniState, "networks"), filepath.Join(cniState, "results"), filepath.Join(cniState, "cache"), cniState,
 		logind, shimSockets, filepath.Dir(runcState), filepath.Dir(shimSockets),
 	}
@@ -152,6 +153,19 @@ func mountPoints() (map[string]bool, error) {
 	return points, err
 }
 
+// remove removes a file or a directory of Kedge's. A part of the data directory
+// that somebody has mounted stays: what else is on that disk isn't known.
+func (m *Machine) remove(path string, mounts map[string]bool) error {
+	if mounts[path] && below(path, m.DataDir) {
+		return mountedError(path, path)
+	}
+	return removeTree(path, mounts)
+}
+
+func mountedError(point, dir string) error {
+	return fmt.Errorf("something is mounted at %s: unmount it, and remove %s by hand", point, dir)
+}
+
 // removeTree removes a file or a directory with all that is in it, but never
 // what somebody has mounted in it: that is an error. Of a directory that is itself
 // a mount point the content goes.
@@ -171,7 +185,7 @@ func removeTree(path string, mounts map[string]bool) error {
 	for _, entry := range entries {
 		child := filepath.Join(path, entry.Name())
 		if mounts[child] {
-			errs = append(errs, fmt.Errorf("something is mounted at %s: unmount it, and remove %s by hand", child, path))
+			errs = append(errs, mountedError(child, path))
 			continue
 		}
 		if mounts[path] && entry.Name() == "lost+found" {

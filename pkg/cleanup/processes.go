@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kedge-k8s/kedge/pkg/config"
+	"github.com/kedge-k8s/kedge/pkg/hostcheck"
 )
 
 // roleGrace is how long a server or an agent gets to stop.
@@ -164,30 +165,74 @@ func (m *Machine) containerProcesses() (shims, contained []process, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	isShim := map[int]bool{}
 	for _, p := range all {
-		if m.isShim(p) {
-			isShim[p.pid] = true
+		switch {
+		case m.isShim(p):
 			shims = append(shims, p)
-		}
-	}
-	parents := map[int]int{}
-	for _, p := range all {
-		parents[p.pid] = p.parent
-	}
-	for _, p := range all {
-		if isShim[p.pid] {
-			continue
-		}
-		child := false
-		for pid := p.parent; pid > 1 && !child; pid = parents[pid] {
-			child = isShim[pid]
-		}
-		if child || inPod(p) {
+		case hasAncestor(all, p, m.isShim) || inPod(p):
 			contained = append(contained, p)
 		}
 	}
 	return shims, contained, nil
+}
+
+// hasAncestor says whether a process was started by one that matches, at any
+// remove.
+func hasAncestor(all []process, p process, matches func(process) bool) bool {
+	for p.parent > 1 {
+		i, found := find(all, p.parent)
+		if !found {
+			return false
+		}
+		p = all[i]
+		if matches(p) {
+			return true
+		}
+	}
+	return false
+}
+
+// find finds a process in a list that is sorted by pid.
+func find(all []process, pid int) (int, bool) {
+	return slices.BinarySearchFunc(all, pid, func(p process, pid int) int { return p.pid - pid })
+}
+
+// isForeignShim says whether a process is another runtime's parent of containers.
+func (m *Machine) isForeignShim(p process) bool {
+	name := filepath.Base(p.exe)
+	return !m.isShim(p) && (strings.HasPrefix(name, "containerd-shim") || strings.HasPrefix(name, "conmon"))
+}
+
+// Alone refuses a machine with another Kubernetes: its pods, network interfaces,
+// firewall tables and files are called as Kedge's are, and would be removed too.
+func (m *Machine) Alone() error {
+	if err := m.resolve(); err != nil {
+		return err
+	}
+	all, err := processes()
+	if err != nil {
+		return err
+	}
+	other, err := hostcheck.Host{}.OtherKubernetes(func(pid int) bool {
+		i, found := find(all, pid)
+		return found && hasAncestor(all, all[i], m.isShim)
+	})
+	const consequence = "its pods, its network and " + config.KubeletDir + " can't be told from Kedge's and would be removed too"
+	switch i := slices.IndexFunc(all, m.inForeignPod(all)); {
+	case err != nil:
+		return err
+	case other != nil:
+		return fmt.Errorf("there is another Kubernetes on this machine, %s (process %q, pid %d): %s; stop it first (%s), or add --force", other.Name, other.Process, other.PID, consequence, other.Stop)
+	case i >= 0:
+		return fmt.Errorf("there are pods of another Kubernetes on this machine (process %s): %s; stop them first, or add --force", all[i], consequence)
+	}
+	return nil
+}
+
+// inForeignPod says whether a process is in a pod that another Kubernetes has
+// started. One in a pod but below no shim is of Kedge's, whose shim was killed.
+func (m *Machine) inForeignPod(all []process) func(process) bool {
+	return func(p process) bool { return inPod(p) && hasAncestor(all, p, m.isForeignShim) }
 }
 
 // roles are servers and agents.

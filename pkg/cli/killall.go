@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -18,6 +19,7 @@ func cleanupFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "data-dir", Aliases: []string{"d"}, Usage: "the state is in this `DIRECTORY`", DefaultText: "that of the installed service, or " + config.DefaultDataDir},
 		&cli.DurationFlag{Name: "grace", Usage: "let containers end by themselves for this `TIME`", Value: cleanup.DefaultGrace},
+		&cli.BoolFlag{Name: "force", Usage: "do it also where another Kubernetes is, which loses its pods and its network", DisableDefaultText: true},
 	}
 }
 
@@ -67,8 +69,9 @@ func cleanMachine(c *cli.Context) (*cleanup.Machine, install.Record, error) {
 		return nil, record, err
 	}
 	machine := &cleanup.Machine{
-		DataDir:     record.DataDir,
-		Files:       record.Files,
+		DataDir: record.DataDir,
+		// With the unpacked programs, which may be elsewhere by KEDGE_DATA_DIR.
+		Files:       append(record.OwnFiles(), filepath.Dir(root)),
 		Grace:       c.Duration("grace"),
 		StopService: record.StopService(),
 		Out:         c.App.Writer,
@@ -76,5 +79,8 @@ func cleanMachine(c *cli.Context) (*cleanup.Machine, install.Record, error) {
 	if machine.DataDir == "" || c.IsSet("data-dir") {
 		machine.DataDir = config.DataDir(os.Args[1:], os.Environ())
 	}
-	return machine, record, nil
+	if !c.Bool("force") {
+		err = machine.Alone()
+	}
+	return machine, record, err
 }

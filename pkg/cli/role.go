@@ -83,8 +83,12 @@ func runRole(c *cli.Context, logging config.Logging, warnings []string, run func
 
 	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	// After the first signal the second one ends the process at once.
-	context.AfterFunc(ctx, stop)
+	context.AfterFunc(ctx, func() {
+		stop() // the second signal ends the process at once
+		if err := manager.Stopping(); err != nil {
+			logger.Warn("the service manager does not learn that Kedge stops", "err", err)
+		}
+	})
 	ready := func() {
 		if err := manager.Ready(); err != nil {
 			logger.Warn("the service manager does not learn that the node is Ready", "err", err)

@@ -129,7 +129,10 @@ func openSnapshots(c *cli.Context, options []config.Option) (snapshots, error) {
 	if os.Geteuid() != 0 {
 		return snapshots{}, errors.New("snapshots are for root alone: use sudo")
 	}
-	cfg, err := config.LoadServer(given(c, options), os.Environ())
+	flags := given(c, options)
+	paths, _ := places(c)
+	flags["data-dir"] = []string{paths.DataDir}
+	cfg, err := config.LoadServer(flags, os.Environ())
 	if err != nil {
 		return snapshots{}, err
 	}

@@ -58,11 +58,18 @@ func runUpgrade(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if !found || record.Program == "" {
+	if !found {
 		return errors.New("Kedge is no service of this machine yet: kedge install makes it one; a Kedge that was started by other means is upgraded by starting the new file") //nolint:staticcheck // a name
 	}
-	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
+	// A session that is lost must not leave the service between two versions: its
+	// hangup goes back, unless nohup has it ignored, and its closed output is nothing.
+	ending := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		ending = append(ending, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(c.Context, ending...)
 	defer stop()
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	fmt.Fprintf(c.App.Writer, "Upgrading the %s\n", record.Role)
 	file := c.String("file")
 	if file == "" {

@@ -79,6 +79,32 @@ func TestDataDir(t *testing.T) {
 	}
 }
 
+// TestDataDirOfInstallation has an installation whose data directory no file of
+// the configuration gives.
+func TestDataDirOfInstallation(t *testing.T) {
+	dir := tree(t, map[string]string{
+		"one/install.json":   "{\n  \"name\": \"kedge\",\n  \"dataDir\": \"/recorded\",\n  \"files\": [\"/a\"]\n}\n",
+		"two/install.json":   "{\"dataDir\": \"/recorded\"}",
+		"two/config.yaml":    "data-dir: /configured\n",
+		"three/install.json": "damaged",
+	})
+	for _, test := range []struct{ args, file, want string }{
+		{"status", "one", "/recorded"},
+		{"kubectl get pods", "one", "/recorded"},
+		{"uninstall --data-dir=/flag", "one", "/flag"},
+		{"status", "two", "/configured"},
+		{"status", "three", DefaultDataDir},
+		// These choose it anew.
+		{"server", "one", DefaultDataDir},
+		{"agent --debug", "one", DefaultDataDir},
+		{"install", "one", DefaultDataDir},
+	} {
+		if got := dataDir(strings.Fields(test.args), nil, filepath.Join(dir, test.file, "config.yaml")); got != test.want {
+			t.Errorf("%s in %s: got %s, want %s", test.args, test.file, got, test.want)
+		}
+	}
+}
+
 // TestDataDirAgrees wants the launcher and the program to find the same place.
 func TestDataDirAgrees(t *testing.T) {
 	dir := tree(t, map[string]string{

@@ -19,6 +19,11 @@ const (
 	NodePasswordFile = "/etc/kedge/node/password" //nolint:gosec // a path
 )
 
+// InstallFile is the record of the installation, beside the configuration.
+func InstallFile(configFile string) string {
+	return filepath.Join(filepath.Dir(configFile), "install.json")
+}
+
 // Paths is the layout of the data directory.
 type Paths struct {
 	DataDir string // absolute

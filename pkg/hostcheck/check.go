@@ -515,28 +515,50 @@ var otherKubernetes = []struct{ process, name, stop string }{
 	{"kube-proxy", "a kube-proxy", ""},
 }
 
+// Other is a Kubernetes that is not Kedge.
+type Other struct {
+	Name    string
+	Process string // one of its processes
+	PID     int
+	Stop    string // what to type to stop it
+}
+
+// OtherKubernetes finds another Kubernetes in this process's network namespace by
+// its processes, of which it passes over those that own says are Kedge's; nil:
+// there is none.
+func (h Host) OtherKubernetes(own func(pid int) bool) (*Other, error) {
+	processes, err := h.processes()
+	if err != nil {
+		return nil, err
+	}
+	for _, other := range otherKubernetes {
+		for _, p := range processes {
+			if !strings.HasPrefix(p.name, other.process) || !h.sameNetwork(p.pid) || own(p.pid) {
+				continue
+			}
+			stop := other.stop
+			if stop == "" {
+				stop = h.stopCommand(p.pid)
+			}
+			return &Other{other.name, p.name, p.pid, stop}, nil // the rest are parts of it
+		}
+	}
+	return nil, nil
+}
+
 // checkOthers looks for what would fight Kedge over the network, cgroups and
 // ports: another Kubernetes in the same network namespace.
 func (h Host) checkOthers(context.Context, Request) []Finding {
 	const name = "other Kubernetes"
-	processes, err := h.processes()
-	if err != nil {
+	other, err := h.OtherKubernetes(func(int) bool { return false })
+	switch {
+	case err != nil:
 		return []Finding{unknownf(name, "%v", err)}
+	case other == nil:
+		return []Finding{okf(name, "none running")}
 	}
-	for _, other := range otherKubernetes {
-		for _, p := range processes {
-			if !strings.HasPrefix(p.name, other.process) || !h.sameNetwork(p.pid) {
-				continue
-			}
-			f := Finding{
-				Name: name, Level: Warning, Fix: other.stop,
-				Detail: fmt.Sprintf("%s is running (process %q, pid %d): two on one machine get in each other's way", other.name, p.name, p.pid),
-			}
-			if f.Fix == "" {
-				f.Fix = h.stopCommand(p.pid)
-			}
-			return []Finding{f} // the rest are parts of it
-		}
-	}
-	return []Finding{okf(name, "none running")}
+	return []Finding{{
+		Name: name, Level: Warning, Fix: other.Stop,
+		Detail: fmt.Sprintf("%s is running (process %q, pid %d): two on one machine get in each other's way", other.Name, other.Process, other.PID),
+	}}
 }

@@ -118,6 +118,27 @@ func findSum(sums, name string) string {
 	return ""
 }
 
+// stallLimit is how long nothing may come of a download.
+var stallLimit = time.Minute
+
+// moving is a connection whose reads end when nothing comes.
+type moving struct{ net.Conn }
+
+func (c moving) Read(p []byte) (int, error) {
+	if err := c.SetReadDeadline(time.Now().Add(stallLimit)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(p)
+}
+
+func dial(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := (&net.Dialer{Timeout: dialLimit}).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return moving{conn}, nil
+}
+
 func get(ctx context.Context, address string) (io.ReadCloser, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
@@ -125,7 +146,7 @@ func get(ctx context.Context, address string) (io.ReadCloser, error) {
 	}
 	transport := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: dialLimit}).DialContext,
+		DialContext:           dial,
 		ResponseHeaderTimeout: dialLimit,
 		DisableKeepAlives:     true,
 	}

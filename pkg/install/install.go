@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kedge-k8s/kedge/pkg/atomicfile"
+	"github.com/kedge-k8s/kedge/pkg/version"
 )
 
 const (
@@ -52,6 +53,9 @@ func (i *Installer) Run(ctx context.Context) error {
 	}
 	if found && (record.Name != i.Name || record.Role != i.Role) {
 		return fmt.Errorf("this machine already runs a Kedge %s as the service %s: remove that first with kedge uninstall, or install with the same role and name", record.Role, record.Name)
+	}
+	if err := i.checkVersion(); err != nil {
+		return err
 	}
 	s, err := findService(i.Name, i.SystemdDir)
 	if err != nil {
@@ -91,6 +95,17 @@ func (i *Installer) Run(ctx context.Context) error {
 		return nil
 	}
 	return i.start(ctx, s, &record)
+}
+
+// checkVersion refuses this program where a version has used the data that it
+// can't follow.
+func (i *Installer) checkVersion() error {
+	for _, last := range versionStamps(i.DataDir) {
+		if err := follows(strings.TrimSpace(string(last)), version.Version); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (i *Installer) say(what, text string) { fmt.Fprintf(i.Out, "  %-10s %s\n", what, text) }
@@ -139,7 +154,7 @@ func (i *Installer) programs(record *Record) error {
 	i.say("program", target)
 
 	var links []string
-	for _, name := range []string{"kubectl", "crictl", "ctr"} {
+	for _, name := range linked {
 		made, err := i.link(filepath.Join(i.BinDir, name))
 		if err != nil {
 			return err
@@ -183,9 +198,17 @@ func canWrite(dir string) bool {
 	}
 }
 
+// linked are the commands that the program is by a link as well.
+var linked = []string{"kubectl", "crictl", "ctr"}
+
+func isLink(path string) bool {
+	to, err := os.Readlink(path)
+	return err == nil && to == "kedge"
+}
+
 // link makes a link to the program, unless the name means another program.
 func (i *Installer) link(path string) (made bool, err error) {
-	if to, err := os.Readlink(path); err == nil && to == "kedge" {
+	if isLink(path) {
 		return true, nil
 	}
 	switch i.Symlink {

@@ -1,12 +1,19 @@
 package install
 
 import (
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/kedge-k8s/kedge/pkg/version"
 )
 
 func TestParse(t *testing.T) {
@@ -155,6 +162,28 @@ func TestSourceBase(t *testing.T) {
 	}
 }
 
+// TestStall has a server that sends a part of a file, and then nothing.
+func TestStall(t *testing.T) {
+	saved := stallLimit
+	t.Cleanup(func() { stallLimit = saved })
+	stallLimit = 50 * time.Millisecond
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "1000")
+		_, _ = io.WriteString(w, "part")
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+	defer server.Close()
+	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	if _, err := fetchFile(t.Context(), server.URL, file); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("got error %v", err)
+	}
+}
+
 func TestFollows(t *testing.T) {
 	for _, test := range []struct {
 		now, next string
@@ -172,6 +201,28 @@ func TestFollows(t *testing.T) {
 	}
 }
 
+func TestCheckVersion(t *testing.T) {
+	saved := version.Version
+	t.Cleanup(func() { version.Version = saved })
+	version.Version = "v1.36.3+kedge1"
+	i := Installer{DataDir: t.TempDir()}
+	if err := i.checkVersion(); err != nil {
+		t.Errorf("without data: %v", err)
+	}
+	stamp := filepath.Join(i.DataDir, Agent, "version")
+	if err := os.Mkdir(filepath.Dir(stamp), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for last, want := range map[string]string{"v1.35.1+kedge1": "", "v1.34.1+kedge1": "skips", "v1.36.3+kedge2": "older"} {
+		if err := os.WriteFile(stamp, []byte(last+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := i.checkVersion(); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("after %s: %v", last, err)
+		}
+	}
+}
+
 func TestMessage(t *testing.T) {
 	for line, want := range map[string]string{
 		"2026-11-20T10:35:52.123Z INFO  kubelet            ready took=1s": "kubelet            ready took=1s",
@@ -180,6 +231,26 @@ func TestMessage(t *testing.T) {
 		if got := message(line); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
+	}
+}
+
+func TestOwnFiles(t *testing.T) {
+	dir := t.TempDir()
+	i := Installer{Request: Request{Symlink: "force"}}
+	var r Record
+	for _, name := range []string{"kubectl", "crictl"} {
+		if _, err := i.link(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		r.add(filepath.Join(dir, name))
+	}
+	r.add(filepath.Join(dir, "kedge"))
+	// Somebody prefers a kubectl of their own.
+	if err := errors.Join(os.Remove(r.Files[0]), os.WriteFile(r.Files[0], nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.OwnFiles(); !slices.Equal(got, r.Files[1:]) {
+		t.Errorf("got %q of %q", got, r.Files)
 	}
 }
 

@@ -26,8 +26,7 @@ type Record struct {
 	Program string `json:"program"`
 }
 
-// recordFile is beside the configuration.
-var recordFile = filepath.Join(filepath.Dir(config.DefaultConfigFile), "install.json")
+var recordFile = config.InstallFile(config.DefaultConfigFile)
 
 // ReadRecord returns the record of this machine, and whether there is one.
 func ReadRecord() (Record, bool, error) {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // StopService returns what stops the installed service; nil: there is none.
@@ -49,6 +50,14 @@ func (r Record) Forget(ctx context.Context) error {
 		_, _ = run(ctx, "systemctl", "reset-failed", sd.unit())
 	}
 	return s.reload(ctx)
+}
+
+// OwnFiles are the recorded files without those that somebody has put in the place
+// of a link.
+func (r Record) OwnFiles() []string {
+	return slices.DeleteFunc(slices.Clone(r.Files), func(path string) bool {
+		return slices.Contains(linked, filepath.Base(path)) && !isLink(path)
+	})
 }
 
 // program is the installed kedge file.

@@ -69,25 +69,39 @@ func (u *Upgrade) Run(ctx context.Context) error {
 	if err := u.Record.write(); err != nil {
 		return err
 	}
-	stamps := u.stamps()
 	node, err := u.drain(ctx)
 	if err != nil {
 		return err
 	}
 	defer u.uncordon(node)
-	if err := os.Rename(next, program); err != nil {
+	if err := u.change(ctx, s, next, previous); err != nil {
 		return err
-	}
-	u.say("program", program)
-	u.say("restart", "pods keep running")
-	if err := s.start(ctx); err != nil {
-		return err
-	}
-	if err := waitReady(ctx, s, u.Timeout, u.Out); err != nil {
-		return fmt.Errorf("the new version does not work here: %w; %w", err, u.goBack(ctx, s, previous, stamps))
 	}
 	u.Record.Program = after
 	return u.Record.write()
+}
+
+// change puts the next program in place and starts it, and the previous one again
+// when that fails or is interrupted.
+func (u *Upgrade) change(ctx context.Context, s service, next, previous string) error {
+	stamps := versionStamps(u.Record.DataDir)
+	if err := os.Rename(next, u.Record.program()); err != nil {
+		return err
+	}
+	u.say("program", u.Record.program())
+	u.say("restart", "pods keep running")
+	err := s.start(ctx)
+	if err == nil {
+		err = waitReady(ctx, s, u.Timeout, u.Out)
+	}
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("the upgrade was interrupted; %w", u.goBack(ctx, s, previous, stamps))
+	default:
+		return fmt.Errorf("the new version does not work here: %w; %w", err, u.goBack(ctx, s, previous, stamps))
+	}
 }
 
 // keep gives a file another name as well.
@@ -101,12 +115,12 @@ func keep(path, as string) error {
 	return replace(path, as)
 }
 
-// stamps are the files that say which version has used the data, with what is in
+// versionStamps are the files that say which version has used the data, with what is in
 // them.
-func (u *Upgrade) stamps() map[string][]byte {
+func versionStamps(dataDir string) map[string][]byte {
 	stamps := map[string][]byte{}
 	for _, role := range []string{"server", "agent"} {
-		path := filepath.Join(u.Record.DataDir, role, "version")
+		path := filepath.Join(dataDir, role, "version")
 		if content, err := os.ReadFile(path); err == nil {
 			stamps[path] = content
 		}
@@ -157,8 +171,8 @@ func (u *Upgrade) checkVersion(ctx context.Context) error {
 	if err := follows(now, next); err != nil {
 		return err
 	}
-	if u.Record.Role != Agent {
-		return nil
+	if _, err := os.Stat(u.agentKubeconfig()); u.Record.Role != Agent || errors.Is(err, fs.ErrNotExist) {
+		return nil // it is a server, or has not joined yet
 	}
 	server, err := u.serverVersion(ctx)
 	if err != nil {
@@ -202,8 +216,12 @@ func (u *Upgrade) kubectl(ctx context.Context, args ...string) (string, error) {
 	return run(ctx, u.Record.program(), append([]string{"kubectl"}, args...)...)
 }
 
+func (u *Upgrade) agentKubeconfig() string {
+	return filepath.Join(u.Record.DataDir, "agent", "etc", "agent.kubeconfig")
+}
+
 func (u *Upgrade) serverVersion(ctx context.Context) (string, error) {
-	out, err := u.kubectl(ctx, "--kubeconfig", filepath.Join(u.Record.DataDir, "agent", "etc", "agent.kubeconfig"), "--request-timeout=20s", "get", "--raw", "/version")
+	out, err := u.kubectl(ctx, "--kubeconfig", u.agentKubeconfig(), "--request-timeout=20s", "get", "--raw", "/version")
 	if err != nil {
 		return "", err
 	}

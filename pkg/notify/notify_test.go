@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-func TestReady(t *testing.T) {
+func TestSocket(t *testing.T) {
 	for name, address := range map[string]string{
 		"a path":           filepath.Join(t.TempDir(), "notify"),
 		"an abstract name": "@kedge-notify-test",
@@ -19,14 +19,16 @@ func TestReady(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { _ = listener.Close() }()
-			if err := Socket(address).Ready(); err != nil {
-				t.Fatal(err)
-			}
-			buf := make([]byte, 1000)
-			_ = listener.SetReadDeadline(time.Now().Add(5 * time.Second))
-			n, err := listener.Read(buf)
-			if err != nil || !strings.HasPrefix(string(buf[:n]), "READY=1\n") {
-				t.Errorf("got %q, error %v", buf[:n], err)
+			for want, tell := range map[string]func() error{"READY=1\n": Socket(address).Ready, "STOPPING=1\n": Socket(address).Stopping} {
+				if err := tell(); err != nil {
+					t.Fatal(err)
+				}
+				buf := make([]byte, 1000)
+				_ = listener.SetReadDeadline(time.Now().Add(5 * time.Second))
+				n, err := listener.Read(buf)
+				if err != nil || !strings.HasPrefix(string(buf[:n]), want) {
+					t.Errorf("got %q, error %v, want %q", buf[:n], err, want)
+				}
 			}
 		})
 	}

@@ -6,7 +6,7 @@ import (
 
 // Object removes from an object of the cluster what may be secret, and what tells
 // nobody anything: literal values of environment variables, data of Secrets, values
-// of charts, and copies of all that in annotations.
+// and archives of charts, and copies of all that in annotations.
 func (r *Redactor) Object(object map[string]any) {
 	if metadata, ok := object["metadata"].(map[string]any); ok {
 		delete(metadata, "managedFields")
@@ -22,7 +22,7 @@ func (r *Redactor) Object(object map[string]any) {
 		}
 	}
 	if spec, ok := object["spec"].(map[string]any); ok && strings.HasPrefix(text(object["kind"]), "HelmChart") {
-		for _, field := range []string{"set", "valuesContent"} {
+		for _, field := range []string{"set", "values", "valuesContent", "chartContent"} {
 			if _, ok := spec[field]; ok {
 				spec[field] = Removed
 			}

@@ -99,6 +99,8 @@ func TestObject(t *testing.T) {
 		  "spec": {"containers": [{"env": [{"name": "DB", "value": "SECRET"}, {"name": "R", "valueFrom": {"secretKeyRef": {"name": "kept", "key": "k"}}}]}]}}`: `"name":"kept"`,
 		`{"kind": "Pod", "spec": {"containers": [{"args": ["--password", "SECRET", "--token=SECRET", "--v=4"], "command": ["sh"]}]}}`: "--v=4",
 		`{"kind": "HelmChart", "spec": {"chart": "c", "valuesContent": "a: SECRET", "set": {"x": "SECRET"}}}`:                         `"chart":"c"`,
+		`{"kind": "HelmChartConfig", "spec": {"values": {"db": {"password": "SECRET"}}, "failurePolicy": "abort"}}`:                   `"abort"`,
+		`{"kind": "HelmChart", "spec": {"chartContent": "U0VDUkVUSECRET", "targetNamespace": "n"}}`:                                   `"targetNamespace":"n"`,
 		`{"kind": "Event", "message": "` + secret + ` was refused", "reason": "r"}`:                                                   "was refused",
 	} {
 		var object map[string]any

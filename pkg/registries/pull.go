@@ -1,10 +1,13 @@
 package registries
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"os"
 	"strings"
 
 	transfertypes "github.com/containerd/containerd/api/types/transfer"
@@ -16,6 +19,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/reference"
 	"github.com/containerd/typeurl/v2"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/net/http/httpproxy"
 )
 
 // Peers are the cluster's other nodes as a registry.
@@ -75,7 +79,7 @@ func (p puller) source(ctx context.Context, origin *registry.OCIRegistry) (*sour
 	if p.peers != nil && config.shares(image.Hostname()) {
 		s.peers = p.peers
 	}
-	resolver := settings.Resolver
+	resolver, proxy := settings.Resolver, pullProxy()
 	options := hosts.HostOptions{
 		HostDir:       hosts.HostDirFromRoot(p.live.dir),
 		DefaultScheme: resolver.GetDefaultScheme(),
@@ -86,6 +90,9 @@ func (p puller) source(ctx context.Context, origin *registry.OCIRegistry) (*sour
 			return config.login(host)
 		},
 		UpdateClient: func(client *http.Client) error {
+			if t, ok := client.Transport.(*http.Transport); ok && proxy != nil {
+				t.Proxy = proxy
+			}
 			client.Transport = config.rewriting(image.Hostname(), s.repository, client.Transport)
 			return nil
 		},
@@ -103,6 +110,21 @@ func (p puller) source(ctx context.Context, origin *registry.OCIRegistry) (*sour
 	}
 	s.registry = docker.NewResolver(docker.ResolverOptions{Hosts: registryHosts, Headers: header})
 	return s, nil
+}
+
+// pullProxy chooses among proxies that the environment has for images alone; nil: it
+// has none.
+func pullProxy() func(*http.Request) (*url.URL, error) {
+	c := httpproxy.FromEnvironment()
+	plain, secure := os.Getenv("CONTAINERD_HTTP_PROXY"), os.Getenv("CONTAINERD_HTTPS_PROXY")
+	without := os.Getenv("CONTAINERD_NO_PROXY")
+	if plain+secure+without == "" {
+		return nil
+	}
+	c.HTTPProxy, c.HTTPSProxy = cmp.Or(plain, c.HTTPProxy), cmp.Or(secure, c.HTTPSProxy)
+	c.NoProxy = without + "," + c.NoProxy // which has the cluster's own
+	choose := c.ProxyFunc()
+	return func(r *http.Request) (*url.URL, error) { return choose(r.URL) }
 }
 
 // withoutLast leaves out the host that containerd adds to those of the file: the

@@ -163,6 +163,22 @@ func TestPullLogin(t *testing.T) {
 	}
 }
 
+// TestPullProxy has a proxy for images alone.
+func TestPullProxy(t *testing.T) {
+	proxy := &upstream{}
+	t.Setenv("CONTAINERD_HTTP_PROXY", "http://"+proxy.serve(t))
+	t.Setenv("CONTAINERD_NO_PROXY", "direct.invalid")
+	for _, host := range []string{"mirror.invalid", "direct.invalid"} {
+		content, err := pull(t, live(t, "mirrors: {hub.example: {endpoint: ['http://"+host+"']}}\n"), nil, "hub.example/team/app:1", secret{})
+		if proxied := host == "mirror.invalid"; proxied != (err == nil && bytes.Equal(content, blob)) {
+			t.Errorf("from %s pulled %d bytes, error %v", host, len(content), err)
+		}
+	}
+	if asked := proxy.requests(); len(asked) == 0 {
+		t.Error("the proxy was asked for nothing")
+	}
+}
+
 func TestPullRewrite(t *testing.T) {
 	t.Parallel()
 	up := &upstream{}

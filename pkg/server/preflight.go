@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 
@@ -30,6 +31,14 @@ func (s *Server) preflight(ctx context.Context) error {
 		}
 	}
 	if err := s.node.FindAddresses(s.config.Network.ClusterCIDRs); err != nil {
+		return err
+	}
+	var servers []string
+	if u, err := url.Parse(s.config.Join.Server); err == nil {
+		servers = append(servers, u.Host)
+	}
+	network := s.config.Network
+	if err := s.node.AvoidProxy(network.ClusterCIDRs, network.ServiceCIDRs, network.ClusterDomain, servers...); err != nil {
 		return err
 	}
 	if err := s.node.CheckRanges(s.config.Network.ClusterCIDRs, s.config.Network.ServiceCIDRs); err != nil {

@@ -120,6 +120,31 @@ spec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress], ingress: 
 			t.Errorf("after %s the server runs", command)
 		}
 	}
+	t.Run("another Kubernetes", func(t *testing.T) {
+		if _, err := c.node.Exec(t.Context(), "cp", "/bin/sleep", "/run/k3s-server"); err != nil {
+			t.Fatal(err)
+		}
+		other := c.node.Command(t.Context(), "/run/k3s-server", "100000")
+		if err := c.node.StartCommand(other); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			_ = other.Process.Kill()
+			_ = other.Wait()
+			if _, err := c.node.Exec(t.Context(), "rm", "/run/k3s-server"); err != nil {
+				t.Error(err)
+			}
+		}()
+		for _, command := range []string{"killall", "uninstall"} {
+			result, err := c.node.Run(t.Context(), nil, c.node.Binary, command)
+			if err != nil || result.Code != 1 || !strings.Contains(result.Stderr, `k3s (process "k3s-server"`) {
+				t.Errorf("%s beside k3s ends with code %d: %s (error %v)", command, result.Code, result.Stderr, err)
+			}
+		}
+		if !c.server.Running() {
+			t.Error("the server was stopped")
+		}
+	})
 	t.Run("killall", func(t *testing.T) {
 		clean("killall")
 		for _, line := range added(before, takeInventory(t, c.node)) {
@@ -140,19 +165,26 @@ spec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress], ingress: 
 	s.wait("condition=Ready", "pod/full")
 
 	// A disk that somebody has mounted is not Kedge's.
-	if _, err := c.node.Exec(t.Context(), "sh", "-c",
-		"mkdir -p /var/lib/kedge/storage/disk && mount -t tmpfs tmpfs /var/lib/kedge/storage/disk && touch /var/lib/kedge/storage/disk/precious"); err != nil {
-		t.Fatal(err)
+	disks := []string{"/var/lib/kedge/server/db/snapshots", "/var/lib/kedge/storage"}
+	for _, disk := range disks {
+		if _, err := c.node.Exec(t.Context(), "sh", "-c", "mkdir -p $1 && mount -t tmpfs tmpfs $1 && touch $1/precious", "sh", disk); err != nil {
+			t.Fatal(err)
+		}
 	}
 	result, err := c.node.Run(t.Context(), nil, c.node.Binary, "uninstall")
-	if err != nil || result.Code != 1 || !strings.Contains(result.Stderr, "/var/lib/kedge/storage/disk: unmount it") {
-		t.Errorf("with a disk mounted in the data directory, uninstall ends with code %d: %s (error %v)", result.Code, result.Stderr, err)
+	if err != nil || result.Code != 1 {
+		t.Errorf("with disks mounted in the data directory, uninstall ends with code %d: %s (error %v)", result.Code, result.Stderr, err)
 	}
-	if _, err := os.Stat(c.node.Path("/var/lib/kedge/storage/disk/precious")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.node.Exec(t.Context(), "umount", "/var/lib/kedge/storage/disk"); err != nil {
-		t.Fatal(err)
+	for _, disk := range disks {
+		if !strings.Contains(result.Stderr, disk+": unmount it") {
+			t.Errorf("%s is not named: %s", disk, result.Stderr)
+		}
+		if _, err := os.Stat(c.node.Path(disk + "/precious")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.node.Exec(t.Context(), "umount", disk); err != nil {
+			t.Fatal(err)
+		}
 	}
 	clean("uninstall")
 	after := takeInventory(t, c.node)
@@ -194,5 +226,13 @@ func TestInstallRefused(t *testing.T) {
 	}
 	if lines := added(before, takeInventory(t, host)); len(lines) > 0 {
 		t.Errorf("refused installations leave %q", lines)
+	}
+	// An installation that was never started can be upgraded.
+	if _, err := host.ExecIn(t.Context(), strings.NewReader(`{"name": "kedge", "role": "server", "dataDir": "/var/lib/kedge"}`), "sh", "-c", "mkdir -p /etc/kedge && cat >/etc/kedge/install.json"); err != nil {
+		t.Fatal(err)
+	}
+	result, err := host.Run(t.Context(), nil, host.Binary, "upgrade", "--file=/x")
+	if err != nil || !strings.Contains(result.Stderr, "neither systemd nor OpenRC") {
+		t.Errorf("after an installation without a start, an upgrade says %q (error %v)", result.Stderr, err)
 	}
 }
