@@ -94,6 +94,17 @@ func TestJoin(t *testing.T) {
 		t.Errorf("nodes of the control plane: %q, error %v", out, err)
 	}
 
+	t.Run("rights of a node", func(t *testing.T) {
+		for _, verb := range []string{"patch", "update", "delete", "create"} {
+			for _, resource := range []string{"nodes", "nodes/status", "pods", "services"} {
+				out, err := f.node.Kubectl(t.Context(), "auth", "can-i", verb, resource, "--as=system:kedge:node:agent-1", "--as-group=system:kedge:nodes")
+				if !strings.HasPrefix(out, "no") {
+					t.Errorf("an agent may %s %s: %q, %v", verb, resource, out, err)
+				}
+			}
+		}
+	})
+
 	t.Run("newer agent", func(t *testing.T) {
 		conn, err := f.node.Dial(t.Context(), "tcp", f.node.Address.String()+":6443")
 		if err != nil {
