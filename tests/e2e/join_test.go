@@ -189,6 +189,17 @@ func TestJoin(t *testing.T) {
 		if _, _, err := a.Stop(30 * time.Second); err != nil {
 			t.Error(err)
 		}
+		// Not after its node was deleted.
+		if _, err := f.node.Kubectl(t.Context(), "delete", "node", name); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.node.Kubectl(t.Context(), "-n", "kube-system", "wait", "--for=delete", "--timeout=60s", "secret/"+name+".node-password.kedge"); err != nil {
+			t.Fatal(err)
+		}
+		result := agent(t, "", append(join, "--with-node-id")...)
+		if result.Code <= 0 || !strings.Contains(lastLine(result.Stderr, "kedge: "), "was deleted from the cluster") {
+			t.Errorf("a deleted node starts without a token: code %d: %s", result.Code, result.Stderr)
+		}
 	})
 
 	t.Run("wiped machine", func(t *testing.T) {
