@@ -322,7 +322,10 @@ func (h *Handler) checkNames(node string, csr *x509.CertificateRequest) error {
 			host, _, err := net.SplitHostPort(server)
 			return err == nil && strings.EqualFold(host, name)
 		})
-		if known || h.Apiserver.VerifyHostname(name) == nil {
+		switch taken := known || h.Apiserver.VerifyHostname(name) == nil; {
+		case taken && name == node:
+			return fmt.Errorf("node name %q is a server's: join with another --node-name", node)
+		case taken:
 			return fmt.Errorf("node %s may not have the name or address %s: it is a server's", node, name)
 		}
 	}

@@ -63,7 +63,7 @@ func TestJoin(t *testing.T) {
 		{"malformed token", "K10abc", join, []string{"K10", "::"}},
 		{"another cluster's token", "K10" + strings.Repeat("0", 64) + "::server:" + good.Secret(), join, []string{"impersonates", good.CAHash}},
 		{"stolen name", good.Reveal(), append(join, "--node-name=agent-1"), []string{`"agent-1" belongs to another machine`, "kedge kubectl delete node agent-1"}},
-		{"the server's name", good.Reveal(), append(join, "--node-name=node"), []string{`"node" belongs to another machine`}},
+		{"the server's name", good.Reveal(), append(join, "--node-name=node"), []string{`"node" is a server's`, "--node-name"}},
 		{"not a Kedge server", good.Reveal(), []string{"--server", "https://" + f.node.Address.String() + ":10250"}, []string{"10250"}},
 		{"wrong URL", good.Reveal(), []string{"--server", f.node.Address.String()}, []string{"--server", "https://"}},
 		{"port in use", good.Reveal(), append(join, "--lb-server-port=7777"), []string{"7777", "busybox", "--lb-server-port"}},
