@@ -426,6 +426,7 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 		NodeIPs:      n.addresses,
 		ClusterCIDRs: s.Cluster.ClusterCIDRs,
 		Kubeconfig:   s.Credentials.Agent,
+		Kubelet:      s.Credentials.Kubelet,
 		CNIConfig:    cni,
 		Backend:      s.Cluster.FlannelBackend,
 		Iface:        n.config.FlannelIface,
@@ -445,7 +446,7 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 		kubelet,
 		n.volumes,
 		n.network,
-		node.NewAnnotations(n.config.Name, s.Credentials.Agent, says, n.log),
+		node.NewAnnotations(n.config.Name, s.Credentials.Kubelet, says, n.log),
 		&firewallCheck{traffic: n.traffic(s.Cluster, s.Ports), log: n.log},
 	}
 	if s.Cluster.NetworkPolicy {
@@ -457,7 +458,7 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 		components = append(components, &servicePorts{
 			node:       n.config.Name,
 			external:   n.config.ExternalIPs,
-			kubeconfig: s.Credentials.Agent,
+			kubeconfig: s.Credentials.Kubelet,
 			log:        n.log,
 		})
 	}

@@ -56,7 +56,7 @@ copies of the kubeconfig go on. The server starts again, agents follow within
 seconds without a restart, and one that is off when it is back. When all have,
 --retire ends the trust in the old CAs.`,
 				Flags: append(slices.Clone(flags),
-					&cli.StringFlag{Name: "path", Usage: "Use CAs of your own from this `DIRECTORY`: server-ca.crt and .key, client-ca and request-header-ca alike; what is not there stays"},
+					&cli.StringFlag{Name: "path", Usage: "Use CAs of your own from this `DIRECTORY`: server-ca.crt and .key, client-ca (only with server-ca) and request-header-ca alike; what is not there stays"},
 					&cli.BoolFlag{Name: "retire", Usage: "Trust the old CAs no more; refused while a node does not know the new ones", DisableDefaultText: true},
 					&cli.BoolFlag{Name: "force", Usage: "Go on where nodes are left behind, which have to join again", DisableDefaultText: true}),
 				Action: rotateCA,

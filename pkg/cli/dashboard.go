@@ -44,16 +44,22 @@ const (
 	dashboardLimit = 2 * time.Minute
 )
 
-// dashboardRoles are the ClusterRoles of what --role says.
+// dashboardRoles are the ClusterRoles of what --role says, in all namespaces. That of
+// edit itself is given in some only: it lets its subject make tokens of any service
+// account of a namespace, and there are mighty ones.
 var dashboardRoles = map[string][]string{
 	"view":  {"view", dashboardClusterView},
-	"edit":  {"edit", dashboardClusterView},
+	"edit":  {"view", dashboardClusterView},
 	"admin": {"cluster-admin"},
 }
 
+// mightyNamespaces have service accounts that may do everything.
+var mightyNamespaces = []string{metav1.NamespaceSystem, dashboardName}
+
 func dashboardCommand() *cli.Command {
 	kubeconfig := &cli.StringFlag{Name: "kubeconfig", Usage: "Talk to the cluster of this `FILE`", DefaultText: "KUBECONFIG, or " + config.DefaultKubeconfig}
-	role := &cli.StringFlag{Name: "role", Usage: "Let the token see (view), change (edit), or do everything in the cluster (admin): a `ROLE`", Value: "admin"}
+	role := &cli.StringFlag{Name: "role", Usage: "Let the token see (view), change what is in some namespaces (edit), or do everything in the cluster (admin): a `ROLE`", Value: "admin"}
+	namespaces := &cli.StringSliceFlag{Name: "namespace", Usage: "With --role edit, let the token change what is in this `NAMESPACE`; may be repeated", DefaultText: metav1.NamespaceDefault}
 	user := &cli.StringFlag{Name: "user", Usage: "Make the token for this `NAME`, a service account of the namespace " + dashboardName, DefaultText: "dashboard-ROLE"}
 	return &cli.Command{
 		Name:      "dashboard",
@@ -65,7 +71,7 @@ ends it. kedge dashboard token makes a token to give to somebody.`,
 		HideHelpCommand: true,
 		OnUsageError:    usageError,
 		Flags: []cli.Flag{
-			kubeconfig, role, user,
+			kubeconfig, role, namespaces, user,
 			&cli.DurationFlag{Name: "ttl", Usage: "End the token after this `TIME`, at least 10m", Value: 4 * time.Hour},
 			&cli.IntFlag{Name: "port", Usage: "Serve at this TCP `PORT` of 127.0.0.1", DefaultText: "a free one"},
 			&cli.BoolFlag{Name: "no-open", Usage: "Open no browser", DisableDefaultText: true},
@@ -79,7 +85,7 @@ ends it. kedge dashboard token makes a token to give to somebody.`,
 given the role. Delete the service account to end its tokens at once.`,
 			OnUsageError: usageError,
 			Flags: []cli.Flag{
-				kubeconfig, role, user,
+				kubeconfig, role, namespaces, user,
 				&cli.DurationFlag{Name: "ttl", Usage: "End the token after this `TIME`, at least 10m", Value: 24 * time.Hour},
 			},
 			Action: func(c *cli.Context) error {
@@ -113,6 +119,18 @@ func (k *cluster) dashboardToken(c *cli.Context) (string, error) {
 	if user == "" {
 		user = "dashboard-" + role
 	}
+	namespaces := c.StringSlice("namespace")
+	switch {
+	case role != "edit" && len(namespaces) > 0:
+		return "", fmt.Errorf("--namespace is for --role edit: %s is for all namespaces", role)
+	case role == "edit" && len(namespaces) == 0:
+		namespaces = []string{metav1.NamespaceDefault}
+	}
+	for _, namespace := range namespaces {
+		if slices.Contains(mightyNamespaces, namespace) {
+			return "", fmt.Errorf("--namespace: who may change what is in %s can do everything in the cluster: give --role admin for that", namespace)
+		}
+	}
 	if faults := validation.IsDNS1123Label(user); len(faults) > 0 {
 		return "", fmt.Errorf("--user: %q can't be the name of a service account: %s", user, faults[0])
 	}
@@ -126,28 +144,8 @@ func (k *cluster) dashboardToken(c *cli.Context) (string, error) {
 	case err != nil && !apierrors.IsAlreadyExists(err):
 		return "", k.explain(err)
 	}
-	bindings := k.client.RbacV1().ClusterRoleBindings()
-	nameOf := func(clusterRole string) string { return "kedge:dashboard:" + user + ":" + clusterRole }
-	for _, others := range dashboardRoles { // of another time
-		for _, clusterRole := range others {
-			if slices.Contains(clusterRoles, clusterRole) {
-				continue
-			}
-			if err := bindings.Delete(ctx, nameOf(clusterRole), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
-				return "", k.explain(err)
-			}
-		}
-	}
-	for _, clusterRole := range clusterRoles {
-		binding := &rbacv1.ClusterRoleBinding{
-			ObjectMeta: metav1.ObjectMeta{Name: nameOf(clusterRole)},
-			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: clusterRole},
-			Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: dashboardName, Name: user}},
-		}
-		_, err := bindings.Create(ctx, binding, metav1.CreateOptions{})
-		if err != nil && !apierrors.IsAlreadyExists(err) {
-			return "", k.explain(err)
-		}
+	if err := k.bindDashboardUser(ctx, user, clusterRoles, namespaces); err != nil {
+		return "", k.explain(err)
 	}
 	seconds := int64(ttl.Seconds())
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}
@@ -156,6 +154,56 @@ func (k *cluster) dashboardToken(c *cli.Context) (string, error) {
 		return "", k.explain(err)
 	}
 	return made.Status.Token, nil
+}
+
+// bindDashboardUser gives a user roles in all namespaces, and edit in some, in place of
+// what it has had.
+func (k *cluster) bindDashboardUser(ctx context.Context, user string, clusterRoles, namespaces []string) error {
+	rbac := k.client.RbacV1()
+	subjects := []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: dashboardName, Name: user}}
+	nameOf := func(clusterRole string) string { return "kedge:dashboard:" + user + ":" + clusterRole }
+	for _, other := range []string{"view", "edit", dashboardClusterView, "cluster-admin"} {
+		if slices.Contains(clusterRoles, other) {
+			continue
+		}
+		if err := rbac.ClusterRoleBindings().Delete(ctx, nameOf(other), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	edit := nameOf("edit")
+	former, err := rbac.RoleBindings(metav1.NamespaceAll).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + edit})
+	if err != nil {
+		return err
+	}
+	for _, binding := range former.Items {
+		if slices.Contains(namespaces, binding.Namespace) {
+			continue
+		}
+		if err := rbac.RoleBindings(binding.Namespace).Delete(ctx, edit, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	for _, clusterRole := range clusterRoles {
+		_, err := rbac.ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: nameOf(clusterRole)},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: clusterRole},
+			Subjects:   subjects,
+		}, metav1.CreateOptions{})
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			return err
+		}
+	}
+	for _, namespace := range namespaces {
+		_, err := rbac.RoleBindings(namespace).Create(ctx, &rbacv1.RoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: edit},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "edit"},
+			Subjects:   subjects,
+		}, metav1.CreateOptions{})
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 var errNoDashboard = errors.New("there is no dashboard in this cluster (yet): was the server started with --disable dashboard?")

@@ -15,15 +15,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// callLimit is how long a command may take.
+// callLimit is how long a command may take that is not about all of the datastore.
 const callLimit = 2 * time.Minute
+
+func limit(command string) time.Duration {
+	switch command {
+	case SaveSnapshot, DeleteSnapshots, PruneSnapshots:
+		return SnapshotLimit
+	default:
+		return callLimit
+	}
+}
 
 // ErrNotRunning says that nobody answers at the socket.
 var ErrNotRunning = errors.New("no Kedge is running here")
 
 // Call asks the Kedge at the socket to do a command.
 func Call[Q, A any](ctx context.Context, socket, command string, request Q) (answer A, err error) {
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	ctx, cancel := context.WithTimeout(ctx, limit(command))
 	defer cancel()
 	body, err := json.Marshal(request)
 	if err != nil {
@@ -41,12 +50,12 @@ func Call[Q, A any](ctx context.Context, socket, command string, request Q) (ans
 	}
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
-		return answer, explain(ctx, socket, err)
+		return answer, explain(ctx, socket, command, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	data, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return answer, explain(ctx, socket, err)
+		return answer, explain(ctx, socket, command, err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		var f failure
@@ -62,7 +71,7 @@ func Call[Q, A any](ctx context.Context, socket, command string, request Q) (ans
 }
 
 // explain puts the reason why there is no answer into one line.
-func explain(ctx context.Context, socket string, err error) error {
+func explain(ctx context.Context, socket, command string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w: there is no %s", ErrNotRunning, socket)
@@ -71,7 +80,7 @@ func explain(ctx context.Context, socket string, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		return errors.New("the Kedge that runs here takes commands from root alone: use sudo")
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return fmt.Errorf("the Kedge that runs here has not answered within %s; look at its log", callLimit)
+		return fmt.Errorf("the Kedge that runs here has not answered within %s; look at its log", limit(command))
 	case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET), errors.Is(err, io.ErrUnexpectedEOF):
 		return errors.New("the Kedge that ran here has stopped before it was done; start it and try again")
 	default:

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,6 +50,19 @@ func TestCall(t *testing.T) {
 	}
 	if _, err := Call[string, None](t.Context(), socket, "echo", "text"); err == nil || !strings.Contains(err.Error(), "read the request") {
 		t.Errorf("a request of another form gives %v", err)
+	}
+}
+
+// TestLimit has commands that are cut: who takes a snapshot waits as long as the
+// schedule does.
+func TestLimit(t *testing.T) {
+	for command, want := range map[string]time.Duration{SaveSnapshot: SnapshotLimit, PruneSnapshots: SnapshotLimit, Describe: callLimit} {
+		ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+		err := explain(ctx, "", command, ctx.Err())
+		cancel()
+		if !strings.Contains(err.Error(), "within "+want.String()) {
+			t.Errorf("%s: %v, want a limit of %s", command, err, want)
+		}
 	}
 }
 

@@ -1,5 +1,11 @@
 package control
 
+import "time"
+
+// SnapshotLimit is how long it may take to save or delete snapshots, at command and
+// by schedule: a large datastore, a slow disk, S3.
+const SnapshotLimit = 30 * time.Minute
+
 // Commands about snapshots, on servers.
 const (
 	// SaveSnapshot takes a snapshot; its answer is that.

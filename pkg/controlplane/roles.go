@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -60,12 +61,11 @@ var roles = []rbacv1.ClusterRole{
 		},
 	},
 	{
-		// The pod network, network policies, the load balancer of every node, and what
-		// it says of the ports that Services want.
+		// The pod network, network policies and the load balancer of every node. What a
+		// node says of itself it says as its kubelet, which may change no other node.
 		ObjectMeta: metav1.ObjectMeta{Name: join.AgentGroup},
 		Rules: []rbacv1.PolicyRule{
-			{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"get", "list", "watch", "patch"}},
-			{APIGroups: []string{""}, Resources: []string{"nodes/status"}, Verbs: []string{"patch"}},
+			{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"get", "list", "watch"}},
 			{APIGroups: []string{""}, Resources: []string{"pods", "namespaces", "services"}, Verbs: []string{"get", "list", "watch"}},
 			{APIGroups: []string{"networking.k8s.io"}, Resources: []string{"networkpolicies"}, Verbs: []string{"get", "list", "watch"}},
 			{APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}, Verbs: []string{"get", "list", "watch"}},
@@ -219,6 +219,9 @@ func bootstrapPolicy(ctx context.Context, loopback *rest.Config) error {
 	return nil
 }
 
+// own says whether a role is one of Kedge's.
+func own(role string) bool { return strings.HasPrefix(role, "system:kedge:") }
+
 func policyJobs(client kubernetes.Interface) []func(context.Context) error {
 	rbac, namespaces := client.RbacV1(), client.CoreV1().Namespaces()
 	var jobs []func(context.Context) error
@@ -233,9 +236,10 @@ func policyJobs(client kubernetes.Interface) []func(context.Context) error {
 	for _, role := range slices.Concat(bootstrappolicy.ClusterRoles(), bootstrappolicy.ControllerRoles(), roles) {
 		add("clusterrole", role.Name, func() error {
 			_, err := (&reconciliation.ReconcileRoleOptions{
-				Role:    reconciliation.ClusterRoleRuleOwner{ClusterRole: role.DeepCopy()},
-				Client:  reconciliation.ClusterRoleModifier{Client: rbac.ClusterRoles()},
-				Confirm: true,
+				Role:                   reconciliation.ClusterRoleRuleOwner{ClusterRole: role.DeepCopy()},
+				Client:                 reconciliation.ClusterRoleModifier{Client: rbac.ClusterRoles()},
+				Confirm:                true,
+				RemoveExtraPermissions: own(role.Name),
 			}).Run()
 			return err
 		})
@@ -254,9 +258,10 @@ func policyJobs(client kubernetes.Interface) []func(context.Context) error {
 		for _, role := range roles {
 			add("role", namespace+"/"+role.Name, func() error {
 				_, err := (&reconciliation.ReconcileRoleOptions{
-					Role:    reconciliation.RoleRuleOwner{Role: role.DeepCopy()},
-					Client:  reconciliation.RoleModifier{Client: rbac, NamespaceClient: namespaces},
-					Confirm: true,
+					Role:                   reconciliation.RoleRuleOwner{Role: role.DeepCopy()},
+					Client:                 reconciliation.RoleModifier{Client: rbac, NamespaceClient: namespaces},
+					Confirm:                true,
+					RemoveExtraPermissions: own(role.Name),
 				}).Run()
 				return err
 			})

@@ -4,15 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/options/encryptionconfig"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/retry"
 )
 
 // reloadHook is upstream's, which looks each minute whether the keys have changed.
@@ -22,7 +25,13 @@ const reloadHook = "start-encryption-provider-config-automatic-reload"
 const (
 	rewritePage     = 200 // Secrets that are in memory at once
 	rewriteParallel = 4
+	// inFlight is longer than a write takes from its encryption to the datastore.
+	inFlight = 10 * time.Second
 )
+
+// conflicts is how often a Secret is tried that others go on changing: for some
+// seconds.
+var conflicts = wait.Backoff{Steps: 10, Duration: 10 * time.Millisecond, Factor: 2, Jitter: 0.1}
 
 // ErrOwnEncryption says that the user's arguments keep Kedge from the keys.
 var ErrOwnEncryption = errors.New("this server takes the keys from --kube-apiserver-arg=encryption-provider-config=…: change them in that file, or remove the argument")
@@ -79,10 +88,23 @@ func (a *APIServer) ReloadKeys() error {
 // the key of now, and calls progress with how many are done and how many there
 // are.
 func (a *APIServer) RewriteSecrets(ctx context.Context, progress func(done, total int)) error {
-	client := a.secrets.client
-	if client == nil {
+	if a.secrets.client == nil {
 		return ErrOwnEncryption
 	}
+	if err := rewriteAll(ctx, a.secrets.client, progress); err != nil {
+		return err
+	}
+	// A write that had been encrypted when the key changed may have come to the
+	// datastore behind the list. Nothing is written that is as it should be.
+	select {
+	case <-time.After(inFlight):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return rewriteAll(ctx, a.secrets.client, func(int, int) {})
+}
+
+func rewriteAll(ctx context.Context, client kubernetes.Interface, progress func(done, total int)) error {
 	done, next := 0, ""
 	for {
 		// Paged lists are read from the datastore, not from a cache.
@@ -112,12 +134,24 @@ func (a *APIServer) RewriteSecrets(ctx context.Context, progress func(done, tota
 }
 
 // rewrite writes a Secret as it is. The apiserver writes what does not change if it
-// was read with another key than the one that writes.
+// was read with another key than the one that writes. Who has changed the Secret
+// meanwhile may have done so with the old key: it is read again.
 func rewrite(ctx context.Context, client kubernetes.Interface, secret *corev1.Secret) error {
-	_, err := client.CoreV1().Secrets(secret.Namespace).Update(ctx, secret, metav1.UpdateOptions{})
-	// Who deleted or changed it meanwhile has written with the key of now.
-	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+	secrets, name := client.CoreV1().Secrets(secret.Namespace), secret.Name
+	err := retry.RetryOnConflict(conflicts, func() error {
+		_, err := secrets.Update(ctx, secret, metav1.UpdateOptions{})
+		if !apierrors.IsConflict(err) {
+			return err
+		}
+		fresh, getErr := secrets.Get(ctx, name, metav1.GetOptions{})
+		if getErr != nil {
+			return getErr
+		}
+		secret = fresh
+		return err
+	})
+	if err == nil || apierrors.IsNotFound(err) {
 		return nil
 	}
-	return fmt.Errorf("write Secret %s/%s again: %w", secret.Namespace, secret.Name, err)
+	return fmt.Errorf("write Secret %s/%s again: %w", secret.Namespace, name, err)
 }

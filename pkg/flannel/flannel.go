@@ -58,7 +58,8 @@ type Config struct {
 	NodeName     string
 	NodeIPs      []netip.Addr   // the node's own addresses, at most one for each IP family
 	ClusterCIDRs []netip.Prefix // at most one for each IP family
-	Kubeconfig   string         // may list and watch nodes, and patch nodes/status
+	Kubeconfig   string         // may list and watch nodes
+	Kubelet      string         // kubeconfig of the node's kubelet, which may patch nodes/status of its own
 	CNIConfig    string         // directory of the file for containerd
 
 	Backend    string // one of the above; empty: vxlan
@@ -77,8 +78,8 @@ type Network struct {
 	config Config
 	conf   *subnet.Config
 	nodes  *nodes
-	client corev1.NodeInterface
-	// connections of the client
+	client corev1.NodeInterface // the kubelet's
+	// connections of all clients
 	connections *connrotation.Dialer
 	session     *session // what runs, nil before the first registration; only the loop uses it
 
@@ -130,18 +131,16 @@ func (n *Network) Start(ctx context.Context) error {
 	if n.conf, err = n.config.netConf(); err != nil {
 		return err
 	}
-	config, err := clientcmd.BuildConfigFromFlags("", n.config.Kubeconfig)
-	if err != nil {
-		return err
-	}
-	config.ContentType = "application/vnd.kubernetes.protobuf"
 	n.connections = connrotation.NewDialer((&net.Dialer{Timeout: dialLimit, KeepAlive: dialLimit}).DialContext)
-	config.Dial = n.connections.DialContext
-	client, err := corev1.NewForConfig(config)
+	client, err := n.connect(n.config.Kubeconfig)
 	if err != nil {
 		return err
 	}
-	n.client = client.Nodes()
+	kubelet, err := n.connect(n.config.Kubelet)
+	if err != nil {
+		return err
+	}
+	n.client = kubelet.Nodes()
 
 	var run context.Context
 	run, n.cancel = context.WithCancel(context.Background())
@@ -154,6 +153,16 @@ func (n *Network) Start(ctx context.Context) error {
 	}
 	n.work.Go(func() { n.loop(run) })
 	return nil
+}
+
+func (n *Network) connect(kubeconfig string) (*corev1.CoreV1Client, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	config.ContentType = "application/vnd.kubernetes.protobuf"
+	config.Dial = n.connections.DialContext
+	return corev1.NewForConfig(config)
 }
 
 func (n *Network) start(ctx, run context.Context) error {

@@ -31,6 +31,9 @@ var ErrUnknownToken = errors.New("the token is not, or no longer, one of this cl
 // ErrNameTaken says that the name of a node belongs to another machine.
 var ErrNameTaken = errors.New("the node's name belongs to another machine")
 
+// ErrUnclaimed says that the name of a node is nobody's: the node was deleted.
+var ErrUnclaimed = errors.New("this node was deleted from the cluster, so its certificate is not enough: give it a token with which it joins again")
+
 // Tokens knows the tokens of the cluster.
 type Tokens interface {
 	// Check returns nil if machines may join as nodes with the token, an error
@@ -45,6 +48,9 @@ type Machines interface {
 	// Claim returns nil if the name is free, and from now on the secret's, or is
 	// the secret's already; an error that wraps ErrNameTaken if it is another's.
 	Claim(ctx context.Context, node, secret string) error
+	// Confirm returns nil if the name is the secret's already; an error that wraps
+	// ErrNameTaken if it is another's, or ErrUnclaimed if it is nobody's.
+	Confirm(ctx context.Context, node, secret string) error
 }
 
 // Config is what the handler works with.
@@ -181,7 +187,9 @@ func (h *Handler) serveCertificates(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, http.StatusBadRequest, fmt.Errorf("read the request: %w", err))
 		return
 	}
-	if node, ok := h.NodeOf(r); (!ok || node != req.Node) && !h.authenticate(w, r) {
+	node, known := h.NodeOf(r)
+	known = known && node == req.Node
+	if !known && !h.authenticate(w, r) {
 		return
 	}
 	if !h.checkVersion(w, r) {
@@ -198,7 +206,24 @@ func (h *Handler) serveCertificates(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), storeLimit)
 	defer cancel()
-	switch err := h.Machines.Claim(ctx, req.Node, req.Secret); {
+	// A certificate outlasts the node that it is of: once that is deleted, only a
+	// token lets the machine in again.
+	if known {
+		err = h.Machines.Confirm(ctx, req.Node, req.Secret)
+		if _, _, given := r.BasicAuth(); given && errors.Is(err, ErrUnclaimed) {
+			if !h.authenticate(w, r) {
+				return
+			}
+			known = false
+		}
+	}
+	if !known {
+		err = h.Machines.Claim(ctx, req.Node, req.Secret)
+	}
+	switch {
+	case errors.Is(err, ErrUnclaimed):
+		h.fail(w, r, http.StatusUnauthorized, err)
+		return
 	case errors.Is(err, ErrNameTaken):
 		h.fail(w, r, http.StatusForbidden, nameTaken(req.Node))
 		return
@@ -273,21 +298,35 @@ func parseRequest(text string) (*x509.CertificateRequest, error) {
 }
 
 // checkNames keeps a node from getting a serving certificate with which it could
-// pass for the apiserver, whose CA is the same.
+// pass for the apiserver, whose CA is the same. The node's own name is no exception:
+// the node chooses it.
 func (h *Handler) checkNames(node string, csr *x509.CertificateRequest) error {
 	if len(csr.DNSNames) == 0 && len(csr.IPAddresses) == 0 {
 		return errors.New("the serving certificate has no names")
 	}
 	names := slices.Clone(csr.DNSNames)
+	for _, name := range names {
+		if !validNode(strings.ToLower(name)) {
+			return fmt.Errorf("node %s may not have the name %q: it is no host name", node, name)
+		}
+	}
 	for _, ip := range csr.IPAddresses {
+		if !ip.IsGlobalUnicast() {
+			return fmt.Errorf("node %s may not have the address %s", node, ip)
+		}
 		names = append(names, ip.String())
 	}
+	servers := h.Cluster().Servers
 	for _, name := range names {
-		if name != node && h.Apiserver.VerifyHostname(name) == nil {
+		known := slices.ContainsFunc(servers, func(server string) bool {
+			host, _, err := net.SplitHostPort(server)
+			return err == nil && strings.EqualFold(host, name)
+		})
+		switch taken := known || h.Apiserver.VerifyHostname(name) == nil; {
+		case taken && name == node:
+			return fmt.Errorf("node name %q is a server's: join with another --node-name", node)
+		case taken:
 			return fmt.Errorf("node %s may not have the name or address %s: it is a server's", node, name)
-		}
-		if ip := net.ParseIP(name); ip != nil && !ip.IsGlobalUnicast() {
-			return fmt.Errorf("node %s may not have the address %s", node, name)
 		}
 	}
 	return nil
@@ -307,9 +346,10 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, code int, err err
 	_ = json.NewEncoder(w).Encode(failure{Message: err.Error()})
 }
 
-// validNode says whether a name can be a node's: a DNS subdomain of RFC 1123.
+// validNode says whether a name can be a node's: a DNS subdomain of RFC 1123 that
+// is no IP address.
 func validNode(name string) bool {
-	if name == "" || len(name) > 253 {
+	if name == "" || len(name) > 253 || net.ParseIP(name) != nil {
 		return false
 	}
 	for label := range strings.SplitSeq(name, ".") {

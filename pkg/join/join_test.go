@@ -59,6 +59,18 @@ func (s *fakeStore) Claim(_ context.Context, node, secret string) error {
 	return nil
 }
 
+func (s *fakeStore) Confirm(_ context.Context, node, secret string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch hash := s.machines[node]; {
+	case hash == "":
+		return ErrUnclaimed
+	case !SecretMatches(hash, secret):
+		return ErrNameTaken
+	}
+	return nil
+}
+
 // fixture is a server that nodes can join.
 type fixture struct {
 	*httptest.Server
@@ -72,7 +84,7 @@ var cluster = Cluster{
 	Version:      version.Version,
 	ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}, ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
 	ClusterDNS: []netip.Addr{netip.MustParseAddr("10.43.0.10")}, ClusterDomain: "cluster.local",
-	FlannelBackend: "vxlan", EgressMode: "agent", NetworkPolicy: true, Servers: []string{"192.0.2.1:6443"},
+	FlannelBackend: "vxlan", EgressMode: "agent", NetworkPolicy: true, Servers: []string{"192.0.2.1:6443", "192.0.2.2:6443", "[2001:db8::2]:6443"},
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -92,7 +104,7 @@ func newFixture(t *testing.T) *fixture {
 	}
 	f.store = &fakeStore{token: valid, machines: map[string]string{}}
 	key := newKey(t)
-	chain, err := f.serverCA.Sign(pki.Request{CommonName: "kube-apiserver", DNSNames: []string{"kubernetes", "server-1"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(192, 0, 2, 1)}}, key.Public())
+	chain, err := f.serverCA.Sign(pki.Request{CommonName: "kube-apiserver", DNSNames: []string{"kubernetes", "kubernetes.default.svc", "server-1"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(192, 0, 2, 1), net.IPv4(10, 43, 0, 1)}}, key.Public())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,6 +222,26 @@ func TestJoin(t *testing.T) {
 	if _, err := again.Certificates(t.Context(), "node-2", secret, keys(t), names); err == nil {
 		t.Error("a node got the certificates of another one")
 	}
+
+	// Not when the node was deleted: then it takes a token.
+	delete(f.store.machines, "node-1")
+	if _, err := again.Certificates(t.Context(), "node-1", secret, keys(t), names); err == nil || !strings.Contains(err.Error(), "was deleted from the cluster") {
+		t.Errorf("a deleted node asks with its certificate: %v", err)
+	}
+	if len(f.store.machines) > 0 {
+		t.Error("a deleted node has its name again")
+	}
+	again.Token, err = token.Parse("K10" + token.HashCA(f.serverCA.Bundle) + "::node:wrong")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := again.Certificates(t.Context(), "node-1", secret, keys(t), names); err == nil || !strings.Contains(err.Error(), "not, or no longer, one of this cluster") {
+		t.Errorf("a deleted node asks with a wrong token: %v", err)
+	}
+	again.Token = c.Token
+	if _, err := again.Certificates(t.Context(), "node-1", secret, keys(t), names); err != nil {
+		t.Errorf("a deleted node joins again with a token: %v", err)
+	}
 }
 
 func TestRefusals(t *testing.T) {
@@ -232,17 +264,25 @@ func TestRefusals(t *testing.T) {
 		names       Names
 		want        string
 	}{
-		"wrong secret":           {"K10" + token.HashCA(f.serverCA.Bundle) + "::node:wrong", "node-1", names, "not, or no longer, one of this cluster"},
-		"bare wrong secret":      {"wrong", "node-1", names, "not, or no longer, one of this cluster"},
-		"expired bootstrap":      {"abcdef.0123456789abcdef", "node-1", names, "not, or no longer, one of this cluster"},
-		"another cluster":        {other.token(t), "node-1", names, "impersonates"},
-		"stolen name":            {f.token(t), "taken", names, `kubectl delete node taken`},
-		"bad name":               {f.token(t), "Node_1", names, `"Node_1"`},
-		"apiserver's name":       {f.token(t), "node-1", Names{DNS: []string{"kubernetes"}}, "a server's"},
-		"apiserver's address":    {f.token(t), "node-1", Names{IPs: []net.IP{net.IPv4(192, 0, 2, 1)}}, "a server's"},
-		"loopback address":       {f.token(t), "node-1", Names{IPs: []net.IP{net.IPv4(127, 0, 0, 2)}}, "127.0.0.2"},
-		"no names":               {f.token(t), "node-1", Names{}, "no names"},
-		"without token's secret": {"", "node-1", names, "neither a token nor"},
+		"wrong secret":                         {"K10" + token.HashCA(f.serverCA.Bundle) + "::node:wrong", "node-1", names, "not, or no longer, one of this cluster"},
+		"bare wrong secret":                    {"wrong", "node-1", names, "not, or no longer, one of this cluster"},
+		"expired bootstrap":                    {"abcdef.0123456789abcdef", "node-1", names, "not, or no longer, one of this cluster"},
+		"another cluster":                      {other.token(t), "node-1", names, "impersonates"},
+		"stolen name":                          {f.token(t), "taken", names, `kubectl delete node taken`},
+		"bad name":                             {f.token(t), "Node_1", names, `"Node_1"`},
+		"apiserver's name":                     {f.token(t), "node-1", Names{DNS: []string{"kubernetes"}}, "a server's"},
+		"apiserver's address":                  {f.token(t), "node-1", Names{IPs: []net.IP{net.IPv4(192, 0, 2, 1)}}, "a server's"},
+		"a name of the apiserver's as its own": {f.token(t), "kubernetes.default.svc", Names{DNS: []string{"kubernetes.default.svc"}}, "a server's"},
+		"another server's address":             {f.token(t), "node-1", Names{IPs: []net.IP{net.IPv4(192, 0, 2, 2)}}, "a server's"},
+		"another server's IPv6 address":        {f.token(t), "node-1", Names{IPs: []net.IP{net.ParseIP("2001:db8::2")}}, "a server's"},
+		"address as its own name":              {f.token(t), "10.43.0.1", Names{DNS: []string{"10.43.0.1"}}, `"10.43.0.1"`},
+		"address as a name":                    {f.token(t), "node-1", Names{DNS: []string{"10.43.0.1"}}, "no host name"},
+		"wildcard":                             {f.token(t), "node-1", Names{DNS: []string{"*.default.svc"}}, "no host name"},
+		"final dot":                            {f.token(t), "node-1", Names{DNS: []string{"kubernetes."}}, "no host name"},
+		"capitals":                             {f.token(t), "node-1", Names{DNS: []string{"Kubernetes"}}, "a server's"},
+		"loopback address":                     {f.token(t), "node-1", Names{IPs: []net.IP{net.IPv4(127, 0, 0, 2)}}, "127.0.0.2"},
+		"no names":                             {f.token(t), "node-1", Names{}, "no names"},
+		"without token's secret":               {"", "node-1", names, "neither a token nor"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := join(test.token, test.node, test.names)

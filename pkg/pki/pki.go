@@ -117,7 +117,7 @@ func LoadCertificate(path string) (*x509.Certificate, error) {
 }
 
 func createCA(files KeyPair, commonName string) (*CA, error) {
-	key, err := EnsureKey(files.Key)
+	key, err := NewKey()
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func createCA(files KeyPair, commonName string) (*CA, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ca, atomicfile.Write(files.Cert, ca.Bundle, keyMode)
+	return ca, WritePair(files, ca.Bundle, key)
 }
 
 // selfSigned makes an authority and writes nothing.

@@ -41,6 +41,25 @@ func TestCAIsKept(t *testing.T) {
 	}
 }
 
+// TestCAIsMadeWhole ends the making of a CA before its certificate is written. What
+// is left must not keep the next start from making one.
+func TestCAIsMadeWhole(t *testing.T) {
+	dir := t.TempDir()
+	files := KeyPair{Cert: filepath.Join(dir, "absent", "ca.crt"), Key: filepath.Join(dir, "ca.key")}
+	if _, err := EnsureCA(files, "ca"); err == nil {
+		t.Fatal("a certificate is written where there is no directory")
+	}
+	if err := os.Mkdir(filepath.Dir(files.Cert), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := EnsureCA(files, "ca"); err != nil {
+		t.Errorf("the second time: %v", err)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, "*.new")); err != nil || len(left) > 0 {
+		t.Errorf("left over: %v, %v", left, err)
+	}
+}
+
 func TestBadCAIsRefused(t *testing.T) {
 	for name, tc := range map[string]struct {
 		spoil func(t *testing.T, ca *CA)

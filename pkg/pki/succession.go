@@ -40,6 +40,11 @@ type succession struct {
 // this is given up where the predecessor can't sign. It returns the files that are
 // new. Certificates are issued anew at the next start.
 func (l Layout) ReplaceAuthorities(dir string, force bool) ([]string, error) {
+	if dir != "" {
+		if err := l.checkOwn(dir); err != nil {
+			return nil, err
+		}
+	}
 	var all []succession
 	for files, name := range l.authorities() {
 		next, err := nextCA(files, name, dir)
@@ -69,6 +74,19 @@ func (l Layout) ReplaceAuthorities(dir string, force bool) ([]string, error) {
 		changed = append(changed, s.files.Cert)
 	}
 	return changed, nil
+}
+
+// checkOwn refuses to replace the authority of clients alone: it is by a new one of
+// servers that nodes notice, and ask for certificates of both.
+func (l Layout) checkOwn(dir string) error {
+	has := func(files KeyPair) bool {
+		_, err := os.Stat(filepath.Join(dir, filepath.Base(files.Cert)))
+		return err == nil
+	}
+	if has(l.ClientCA()) && !has(l.ServerCA()) {
+		return fmt.Errorf("there is a client-ca.crt in %s but no server-ca.crt, by which the nodes would notice: put server-ca.crt and server-ca.key there too", dir)
+	}
+	return nil
 }
 
 // nextCA is a new authority, or the one that the user has put into dir; nil if

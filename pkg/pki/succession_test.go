@@ -143,3 +143,20 @@ func TestOwnAuthorities(t *testing.T) {
 		}
 	}
 }
+
+func TestClientAuthorityAlone(t *testing.T) {
+	layout, theirs := cluster(t), cluster(t)
+	dir := filepath.Dir(theirs.ServerCA().Cert)
+	for _, file := range []string{theirs.ServerCA().Cert, theirs.ServerCA().Key} {
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := load(t, layout.ClientCA()).Bundle
+	if _, err := layout.ReplaceAuthorities(dir, false); err == nil || !strings.Contains(err.Error(), "no server-ca.crt") {
+		t.Errorf("got %v", err)
+	}
+	if string(load(t, layout.ClientCA()).Bundle) != string(before) {
+		t.Error("the CA is replaced all the same")
+	}
+}

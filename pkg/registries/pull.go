@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	transfertypes "github.com/containerd/containerd/api/types/transfer"
 	"github.com/containerd/containerd/v2/core/remotes"
@@ -38,8 +39,8 @@ type puller struct {
 	peers Peers // nil: none
 }
 
-// Pulls has images that are pulled come from where the file says, and from peers
-// first if it names their registry.
+// Pulls has images that are pulled come from where the file says, and their content
+// from peers first if it names their registry.
 func Pulls(inner transfer.Transferrer, live *Live, peers Peers) transfer.Transferrer {
 	return puller{inner, live, peers}
 }
@@ -161,32 +162,38 @@ func (s *source) SetResolverOptions(options ...transfer.ImageResolverOption) {
 	}
 }
 
-// Resolve finds what the image's name stands for. The registry comes first for a
-// tag that is meant to change.
+// registryLimit is how long the registry is waited for before peers are asked what a
+// tag stands for: without a network it may be silent for minutes.
+const registryLimit = 10 * time.Second
+
+// Resolve finds what the image's name stands for. For a digest peers come first. What
+// a tag stands for is the registry's to say: no node is to decide it for the others
+// unless the registry does not tell.
 func (s *source) Resolve(ctx context.Context) (string, ocispec.Descriptor, error) {
 	if s.peers == nil {
 		return s.fromRegistry(ctx)
 	}
-	object := s.image.Object
-	if digest := s.image.Digest(); digest != "" {
-		object = digest.String()
-	}
-	fromPeers := func() (string, ocispec.Descriptor, error) {
+	fromPeers := func(object string) (string, ocispec.Descriptor, error) {
 		found, err := s.peers.Resolve(ctx, s.image.Hostname(), s.repository, object)
 		return s.name, found, err
 	}
-	if object != "latest" {
-		if name, found, err := fromPeers(); err == nil {
+	if digest := s.image.Digest(); digest != "" {
+		if name, found, err := fromPeers(digest.String()); err == nil {
 			return name, found, nil
 		}
 		return s.fromRegistry(ctx)
 	}
-	name, found, err := s.fromRegistry(ctx)
+	limited, cancel := context.WithTimeout(ctx, registryLimit)
+	defer cancel()
+	name, found, err := s.fromRegistry(limited)
 	if err == nil {
 		return name, found, nil
 	}
-	if name, found, peerErr := fromPeers(); peerErr == nil {
+	if name, found, peerErr := fromPeers(s.image.Object); peerErr == nil {
 		return name, found, nil
+	}
+	if limited.Err() != nil {
+		return s.fromRegistry(ctx) // it may be slow, and nobody else knows
 	}
 	return name, found, err // of the two, what the user can do something about
 }

@@ -298,13 +298,14 @@ func TestPullFromPeers(t *testing.T) {
 		{"tag with a digest", ":1@" + sum, &peers{have: true, content: blob}, true, "HOST", "HOST team/app " + sum, 0, ""},
 		{"wildcard", ":1", &peers{have: true, content: blob}, true, `"*"`, "HOST team/app 1", 0, ""},
 		{"registry not named", ":1", &peers{have: true, content: blob}, false, "other.example", "", 2, ""},
-		{"nobody has it", ":1", &peers{}, false, "HOST", "HOST team/app 1", 2, ""},
+		{"nobody has it", ":1", &peers{}, false, "HOST", "", 2, ""},
+		{"digest that nobody has", "@" + sum, &peers{}, false, "HOST", "HOST team/app " + sum, 2, ""},
+		{"tag from the registry", ":1", &peers{have: true, content: blob}, false, "HOST", "", 1, ""},
 		{"latest from the registry", ":latest", &peers{have: true, content: blob}, false, "HOST", "", 1, ""},
 		{"latest without the registry", ":latest", &peers{have: true, content: blob}, true, "HOST", "HOST team/app latest", 0, ""},
 		{"neither", ":1", &peers{}, true, "HOST", "HOST team/app 1", 0, "connection refused"},
-		{"latest of neither", ":latest", &peers{}, true, "HOST", "HOST team/app latest", 0, "connection refused"},
-		{"peer ends early", ":1", &peers{have: true, content: blob[:100]}, false, "HOST", "HOST team/app 1", 1, ""},
-		{"peer fails", ":1", &peers{have: true, content: blob[:100], err: errors.New("reset")}, false, "HOST", "HOST team/app 1", 1, ""},
+		{"peer ends early", ":1", &peers{have: true, content: blob[:100]}, false, "HOST", "", 2, ""},
+		{"peer fails", ":1", &peers{have: true, content: blob[:100], err: errors.New("reset")}, false, "HOST", "", 2, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

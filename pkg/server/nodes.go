@@ -247,12 +247,7 @@ func (m machines) Claim(ctx context.Context, node, secret string) error {
 		return err
 	}
 	if join.SecretMatches(string(stored.Data[machineHashKey]), secret) {
-		if m.ca == "" || stored.Annotations[caAnnotation] == m.ca {
-			return nil
-		}
-		fresh.ResourceVersion = stored.ResourceVersion
-		_, err := secrets.Update(ctx, fresh, metav1.UpdateOptions{})
-		return err
+		return m.told(ctx, stored)
 	}
 	// The node may have been deleted while no server ran to notice. One that has
 	// just been given its certificates is not there yet.
@@ -271,6 +266,30 @@ func (m machines) Claim(ctx context.Context, node, secret string) error {
 		return fmt.Errorf("take over the name of a deleted node: %w", err)
 	}
 	return nil
+}
+
+// Confirm implements join.Machines.
+func (m machines) Confirm(ctx context.Context, node, secret string) error {
+	stored, err := m.client.CoreV1().Secrets(metav1.NamespaceSystem).Get(ctx, machineSecretName(node), metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return join.ErrUnclaimed
+	case err != nil:
+		return err
+	case !join.SecretMatches(string(stored.Data[machineHashKey]), secret):
+		return join.ErrNameTaken
+	}
+	return m.told(ctx, stored)
+}
+
+// told notes in a machine's Secret which authorities it is told now.
+func (m machines) told(ctx context.Context, stored *corev1.Secret) error {
+	if m.ca == "" || stored.Annotations[caAnnotation] == m.ca {
+		return nil
+	}
+	metav1.SetMetaDataAnnotation(&stored.ObjectMeta, caAnnotation, m.ca)
+	_, err := m.client.CoreV1().Secrets(metav1.NamespaceSystem).Update(ctx, stored, metav1.UpdateOptions{})
+	return err
 }
 
 // behindNodes are the nodes, but for own, that were not told of the authorities

@@ -111,9 +111,6 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := os.MkdirAll(config.RuntimeDir, 0o755); err != nil {
 		return err
 	}
-	if err := s.ensureEncryption(); err != nil {
-		return err
-	}
 	s.node.RaiseLimits()
 	if !s.config.DisableAgent {
 		if err := s.node.Prepare(); err != nil {
@@ -127,6 +124,11 @@ func (s *Server) Run(ctx context.Context) error {
 			}
 			return fmt.Errorf("join the cluster: %w", err)
 		}
+	}
+	// After joining, which brings the cluster's: what a failed attempt left would
+	// keep a cluster of this machine's own from being encrypted.
+	if err := s.ensureEncryption(); err != nil {
+		return err
 	}
 	manager, err := component.NewManager(s.log, components...)
 	if err != nil {

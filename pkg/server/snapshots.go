@@ -35,7 +35,6 @@ const (
 	// longestSleep is how late a schedule may be after the machine was asleep:
 	// timers do not count that time.
 	longestSleep = 10 * time.Minute
-	saveLimit    = 30 * time.Minute
 )
 
 // snapshots takes snapshots by schedule and at command, as a component, and
@@ -174,7 +173,7 @@ func (s *snapshots) firstRun(ctx context.Context) time.Time {
 }
 
 func (s *snapshots) scheduled(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, saveLimit)
+	ctx, cancel := context.WithTimeout(ctx, control.SnapshotLimit)
 	defer cancel()
 	begin := time.Now()
 	file, err := s.keeper.Save(ctx, snapshot.Request{Prefix: s.config.Name, Compress: s.config.Compress, SkipUnchanged: true})

@@ -230,12 +230,37 @@ func testDashboard(s *sandbox) {
 	if strings.Contains(out, "pods") || strings.Contains(out, "secrets") {
 		s.t.Errorf("the dashboard has rights of its own: %s", out)
 	}
+
+	// Who may edit may do so where it was said, and not make himself an administrator.
+	if _, err := s.node.Kedge(s.t.Context(), "dashboard", "token", "--role=edit", "--user=bob", "--namespace="+s.namespace); err != nil {
+		s.t.Fatal(err)
+	}
+	may := func(verb, what, namespace string) bool {
+		out, _ := s.try("auth", "can-i", verb, what, "--namespace="+namespace, "--as=system:serviceaccount:kubernetes-dashboard:bob")
+		return strings.HasPrefix(out, "yes")
+	}
+	eventually(s.t, "the right to edit", func() (bool, string) { return may("create", "pods", s.namespace), "" })
+	for _, namespace := range []string{"default", "kube-system", "kubernetes-dashboard"} {
+		if may("create", "pods", namespace) || may("create", "serviceaccounts/token", namespace) || may("get", "secrets", namespace) || !may("get", "pods", namespace) {
+			s.t.Errorf("bob may change what is in %s, or not see it", namespace)
+		}
+	}
+	if _, err := s.node.Kedge(s.t.Context(), "dashboard", "token", "--role=edit", "--user=bob"); err != nil {
+		s.t.Fatal(err)
+	}
+	eventually(s.t, "the right to edit in another namespace", func() (bool, string) {
+		return may("create", "pods", "default") && !may("create", "pods", s.namespace), ""
+	})
 	for flags, want := range map[string]string{
-		"--role=all": "view, edit or admin",
-		"--ttl=1s":   "at least 10m",
-		"--user=A_B": "service account",
+		"--role=all":                          "view, edit or admin",
+		"--ttl=1s":                            "at least 10m",
+		"--user=A_B":                          "service account",
+		"--namespace=default":                 "--role edit",
+		"--role=edit --namespace=kube-system": "--role admin",
+		"--role=edit --namespace=kubernetes-dashboard": "--role admin",
+		"--role=edit --namespace=absent":               `"absent" not found`,
 	} {
-		if _, err := s.node.Kedge(s.t.Context(), "dashboard", "token", flags); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := s.node.Kedge(s.t.Context(), append([]string{"dashboard", "token"}, strings.Fields(flags)...)...); err == nil || !strings.Contains(err.Error(), want) {
 			s.t.Errorf("kedge dashboard token %s: %v, want %q", flags, err, want)
 		}
 	}

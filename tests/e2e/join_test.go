@@ -63,7 +63,7 @@ func TestJoin(t *testing.T) {
 		{"malformed token", "K10abc", join, []string{"K10", "::"}},
 		{"another cluster's token", "K10" + strings.Repeat("0", 64) + "::server:" + good.Secret(), join, []string{"impersonates", good.CAHash}},
 		{"stolen name", good.Reveal(), append(join, "--node-name=agent-1"), []string{`"agent-1" belongs to another machine`, "kedge kubectl delete node agent-1"}},
-		{"the server's name", good.Reveal(), append(join, "--node-name=node"), []string{`"node" belongs to another machine`}},
+		{"the server's name", good.Reveal(), append(join, "--node-name=node"), []string{`"node" is a server's`, "--node-name"}},
 		{"not a Kedge server", good.Reveal(), []string{"--server", "https://" + f.node.Address.String() + ":10250"}, []string{"10250"}},
 		{"wrong URL", good.Reveal(), []string{"--server", f.node.Address.String()}, []string{"--server", "https://"}},
 		{"port in use", good.Reveal(), append(join, "--lb-server-port=7777"), []string{"7777", "busybox", "--lb-server-port"}},
@@ -93,6 +93,17 @@ func TestJoin(t *testing.T) {
 	if out, err := f.node.Kubectl(t.Context(), "get", "nodes", "-l", "node-role.kubernetes.io/control-plane", "-o", "name"); err != nil || out != "node/node\n" {
 		t.Errorf("nodes of the control plane: %q, error %v", out, err)
 	}
+
+	t.Run("rights of a node", func(t *testing.T) {
+		for _, verb := range []string{"patch", "update", "delete", "create"} {
+			for _, resource := range []string{"nodes", "nodes/status", "pods", "services"} {
+				out, err := f.node.Kubectl(t.Context(), "auth", "can-i", verb, resource, "--as=system:kedge:node:agent-1", "--as-group=system:kedge:nodes")
+				if !strings.HasPrefix(out, "no") {
+					t.Errorf("an agent may %s %s: %q, %v", verb, resource, out, err)
+				}
+			}
+		}
+	})
 
 	t.Run("newer agent", func(t *testing.T) {
 		conn, err := f.node.Dial(t.Context(), "tcp", f.node.Address.String()+":6443")
@@ -177,6 +188,17 @@ func TestJoin(t *testing.T) {
 		})
 		if _, _, err := a.Stop(30 * time.Second); err != nil {
 			t.Error(err)
+		}
+		// Not after its node was deleted.
+		if _, err := f.node.Kubectl(t.Context(), "delete", "node", name); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.node.Kubectl(t.Context(), "-n", "kube-system", "wait", "--for=delete", "--timeout=60s", "secret/"+name+".node-password.kedge"); err != nil {
+			t.Fatal(err)
+		}
+		result := agent(t, "", append(join, "--with-node-id")...)
+		if result.Code <= 0 || !strings.Contains(lastLine(result.Stderr, "kedge: "), "was deleted from the cluster") {
+			t.Errorf("a deleted node starts without a token: code %d: %s", result.Code, result.Stderr)
 		}
 	})
 

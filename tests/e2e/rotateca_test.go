@@ -139,6 +139,8 @@ spec:
 
 	wantFailure(t, f.node, []string{"certificate", "rotate-ca", "--retire"}, "nothing to retire")
 	wantFailure(t, f.node, []string{"certificate", "rotate-ca", "--path", "/empty"}, "there is no CA in /empty", "server-ca.crt")
+	writeCA(t, f.node, "/clients", "client-ca")
+	wantFailure(t, f.node, []string{"certificate", "rotate-ca", "--path", "/clients"}, "no server-ca.crt")
 	wantFailure(t, a.host, []string{"certificate", "rotate-ca"}, "is an agent", "on a server")
 	copyKubeconfig()
 	first := read(f.node, serverCA)

@@ -184,7 +184,7 @@ func TestServers(t *testing.T) {
 						t.Errorf("ends with code %d and doesn't say %q, but: %s", result.Code, want, last)
 					}
 				}
-				for _, left := range []string{"server/tls/server-ca.key", "server/db"} {
+				for _, left := range []string{"server/tls/server-ca.key", "server/db", "server/cred/encryption-config.json"} {
 					if _, err := os.Stat(q.hosts[1].Path(filepath.Join("/var/lib/kedge", left))); err == nil {
 						t.Errorf("%s is left", left)
 					}

@@ -4,13 +4,16 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"path"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
@@ -30,7 +33,12 @@ type acmeClient struct {
 	config   *certmagic.Config
 	cache    *certmagic.Cache
 	managed  map[string]context.CancelFunc
+	wanted   map[string]bool // the names that certificates are for
+	cleaned  time.Time
 }
+
+// cleanInterval is how often certificates are looked for that nobody needs any more.
+const cleanInterval = time.Hour
 
 // configure takes the settings over.
 func (a *acmeClient) configure(to acmeSettings) error {
@@ -83,12 +91,20 @@ func (a *acmeClient) stop() {
 	a.issuer, a.config, a.cache, a.managed = nil, nil, nil, nil
 }
 
-// manage keeps certificates for these names, and for no others.
-func (a *acmeClient) manage(ctx context.Context, names []string) {
+// manage keeps certificates for these names, and for no others. The pod that leads
+// asks for them.
+func (a *acmeClient) manage(ctx context.Context, names []string, leads bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.wanted = make(map[string]bool, len(names))
+	for _, name := range names {
+		a.wanted[name] = true
+	}
 	if a.config == nil {
 		return
+	}
+	if !leads {
+		names = nil
 	}
 	for name, cancel := range a.managed {
 		if !slices.Contains(names, name) {
@@ -109,6 +125,54 @@ func (a *acmeClient) manage(ctx context.Context, names []string) {
 	}
 }
 
+// clean deletes, of what is stored, the certificates that have ended and that nobody
+// wants, with their keys: the Secret has no room for all of all times.
+func (a *acmeClient) clean(ctx context.Context, stored map[string][]byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.issuer == nil || time.Since(a.cleaned) < cleanInterval {
+		return
+	}
+	a.cleaned = time.Now()
+	keep := make(map[string]bool, len(a.wanted))
+	for name := range a.wanted {
+		keep[certmagic.StorageKeys.CertsSitePrefix(a.issuer.IssuerKey(), name)] = true
+	}
+	old := endedSites(stored, keep)
+	if len(old) == 0 {
+		return
+	}
+	go func() { // not for long, and the same again after the next interval
+		for _, site := range old {
+			if err := a.storage.Delete(ctx, site); err != nil {
+				slog.Warn("an old certificate can't be deleted", "path", site, "err", err)
+				continue
+			}
+			slog.Info("deleted an old certificate", "path", site)
+		}
+	}()
+}
+
+// endedSites are the directories of certificates that have ended, but for those to
+// keep.
+func endedSites(stored map[string][]byte, keep map[string]bool) []string {
+	var ended []string
+	for _, file := range sortedKeys(stored) {
+		site := path.Dir(file)
+		if !strings.HasPrefix(file, "certificates/") || path.Ext(file) != ".crt" || keep[site] {
+			continue
+		}
+		block, _ := pem.Decode(stored[file])
+		if block == nil {
+			continue
+		}
+		if leaf, err := x509.ParseCertificate(block.Bytes); err == nil && time.Now().After(leaf.NotAfter) {
+			ended = append(ended, site)
+		}
+	}
+	return ended
+}
+
 // event is told what certmagic does.
 func (a *acmeClient) event(_ context.Context, event string, data map[string]any) error {
 	name, _ := data["identifier"].(string)
@@ -122,12 +186,16 @@ func (a *acmeClient) event(_ context.Context, event string, data map[string]any)
 	return nil
 }
 
-// answer answers an HTTP challenge of the server's.
+// answer answers an HTTP challenge of the server's. Anybody can ask: it costs no
+// request to the cluster.
 func (a *acmeClient) answer(w http.ResponseWriter, r *http.Request) bool {
 	a.mu.Lock()
-	issuer := a.issuer
+	issuer, wanted := a.issuer, a.wanted[hostOf(r)]
 	a.mu.Unlock()
-	return issuer != nil && issuer.HandleHTTPChallenge(w, r)
+	if issuer == nil || !wanted {
+		return false
+	}
+	return issuer.HandleHTTPChallenge(w, r.WithContext(context.WithValue(r.Context(), fromCopy{}, true)))
 }
 
 // certificate gives the certificate of a name from what is stored.

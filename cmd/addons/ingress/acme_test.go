@@ -2,21 +2,31 @@ package ingress
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"io/fs"
+	"math/big"
 	"net"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	_ "github.com/caddyserver/caddy/v2/modules/caddypki/acmeserver"
 	_ "github.com/caddyserver/caddy/v2/modules/filestorage"
+	"github.com/caddyserver/certmagic"
 	"github.com/smallstep/certificates/acme"
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
@@ -132,7 +142,7 @@ func TestACME(t *testing.T) {
 	if names := sortedKeys(b.acmeNames); !slices.Equal(names, []string{"localhost"}) || len(b.problems(wanted.Name)) > 0 {
 		t.Fatalf("certificates are asked for %q, problems %q", names, b.problems(wanted.Name))
 	}
-	a.manage(t.Context(), []string{"localhost"})
+	a.manage(t.Context(), []string{"localhost"}, true)
 	var pair *tls.Certificate
 	for limit := time.Now().Add(time.Minute); pair == nil; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(limit) {
@@ -170,11 +180,117 @@ func TestACMEOffByDefault(t *testing.T) {
 	if err := a.configure(acmeSettings{}); err != nil {
 		t.Fatal(err)
 	}
-	a.manage(t.Context(), []string{"a.test"})
+	a.manage(t.Context(), []string{"a.test"}, true)
 	if a.config != nil || a.answer(nil, request("GET", "http://a.test/.well-known/acme-challenge/x")) {
 		t.Error("there is a client of an ACME server")
 	}
 	if err := a.configure(acmeSettings{server: "https://x/", ca: "nonsense"}); err == nil || err.Error() != "acme-ca has no certificate in PEM form" {
 		t.Errorf("a CA that is none: %v", err)
 	}
+}
+
+// TestChallengeOfAnybody: challenges are looked for in the informer's copy alone, and
+// for the hosts alone that ask for certificates.
+func TestChallengeOfAnybody(t *testing.T) {
+	client := fake.NewClientset()
+	var known atomic.Pointer[corev1.Secret]
+	storage := &secretStorage{secrets: client.CoreV1().Secrets("kube-system"), copied: known.Load}
+	a := &acmeClient{storage: storage, failed: func(string, error) {}}
+	if err := a.configure(acmeSettings{server: "https://ca.test/directory"}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.stop()
+	})
+	a.manage(t.Context(), []string{"a.test"}, false)
+	ask := func(host string) string {
+		w := httptest.NewRecorder()
+		if !a.answer(w, request("GET", "http://"+host+"/.well-known/acme-challenge/token")) {
+			return ""
+		}
+		return w.Body.String()
+	}
+	for _, host := range []string{"a.test", "b.test"} {
+		if got := ask(host); got != "" {
+			t.Errorf("%s: %s", host, got)
+		}
+	}
+	if len(client.Actions()) > 0 {
+		t.Errorf("who asks for a challenge has the cluster asked: %v", client.Actions())
+	}
+	// Another pod makes challenges.
+	for _, host := range []string{"a.test", "b.test"} {
+		content := `{"type": "http-01", "token": "token", "keyAuthorization": "token.key", "identifier": {"type": "dns", "value": "` + host + `"}}`
+		if err := storage.Store(t.Context(), "acme/"+certmagic.StorageKeys.Safe(a.issuer.IssuerKey())+"/challenge_tokens/"+host+".json", []byte(content)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.AfterFunc(2*copyInterval, func() { // the informer is a little late
+		secret, err := storage.get(context.Background())
+		if err != nil {
+			t.Error(err)
+		}
+		known.Store(secret)
+	})
+	if got := ask("a.test"); got != "token.key" {
+		t.Errorf("the challenge is answered with %q", got)
+	}
+	if got := ask("b.test"); got != "" {
+		t.Errorf("the challenge of a host that asks for none is answered with %q", got)
+	}
+}
+
+func TestCleanStorage(t *testing.T) {
+	storage := &secretStorage{secrets: fake.NewClientset().CoreV1().Secrets("kube-system")}
+	a := &acmeClient{storage: storage, failed: func(string, error) {}}
+	if err := a.configure(acmeSettings{server: "https://ca.test/directory"}); err != nil {
+		t.Fatal(err)
+	}
+	a.wanted = map[string]bool{"wanted.test": true}
+	ca := newAuthority(t)
+	valid := ca.secret("valid", "1", "valid.test").Data["tls.crt"]
+	ended := endedCertificate(t)
+	key := a.issuer.IssuerKey()
+	for name, chain := range map[string][]byte{"wanted.test": ended, "valid.test": valid, "ended.test": ended, "nonsense.test": []byte("nonsense")} {
+		for file, content := range map[string][]byte{
+			certmagic.StorageKeys.SiteCert(key, name): chain, certmagic.StorageKeys.SitePrivateKey(key, name): []byte("key"),
+		} {
+			if err := storage.Store(t.Context(), file, content); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := storage.Store(t.Context(), "acme/account.crt", ended); err != nil {
+		t.Fatal(err)
+	}
+	secret, err := storage.get(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.clean(t.Context(), storedFiles(secret))
+	for limit := time.Now().Add(10 * time.Second); storage.Exists(t.Context(), certmagic.StorageKeys.SiteCert(key, "ended.test")); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatal("an old certificate of a name that nobody wants stays")
+		}
+	}
+	if secret, err = storage.get(t.Context()); err != nil || len(secret.Data) != 7 {
+		t.Errorf("%d files are left, want 7; %v", len(secret.Data), err)
+	}
+}
+
+// endedCertificate is one that has ended, PEM.
+func endedCertificate(t *testing.T) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(-time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 // Prefixes of annotations. Kedge's own win over the others.
@@ -92,10 +93,17 @@ var ownAnnotations = map[string]setter{
 		}
 		return err
 	},
-	"backend-verify":      boolean(func(d *directives, v bool) { d.upstream.verify = v }),
-	"backend-server-name": func(d *directives, v string) error { d.upstream.serverName = v; return nil },
-	"allow-source":        allowSource,
-	"redirect":            redirectTo(302),
+	"backend-verify": boolean(func(d *directives, v bool) { d.upstream.verify = v }),
+	"backend-server-name": func(d *directives, v string) error {
+		name := strings.ToLower(v)
+		if len(validation.IsDNS1123Subdomain(name)) > 0 {
+			return fmt.Errorf("%q is no DNS name", v)
+		}
+		d.upstream.serverName = name
+		return nil
+	},
+	"allow-source": allowSource,
+	"redirect":     redirectTo(302),
 	"redirect-status": func(d *directives, v string) error {
 		status, err := strconv.Atoi(v)
 		if err != nil || !slices.Contains([]int{301, 302, 303, 307, 308}, status) {

@@ -33,6 +33,7 @@ func TestAnnotations(t *testing.T) {
 		{"nginx.ingress.kubernetes.io/proxy-read-timeout=90", base(func(d *directives) { d.upstream.readTimeout = 90 * time.Second })},
 		{"nginx.ingress.kubernetes.io/backend-protocol=GRPC", base(func(d *directives) { d.protocol = &h2c })},
 		{"ingress.kedge.io/backend-protocol=https", base(func(d *directives) { d.protocol = &https })},
+		{"ingress.kedge.io/backend-server-name=Web.internal", base(func(d *directives) { d.upstream.serverName = "web.internal" })},
 		{"nginx.ingress.kubernetes.io/affinity=cookie nginx.ingress.kubernetes.io/session-cookie-name=sid nginx.ingress.kubernetes.io/session-cookie-max-age=60",
 			base(func(d *directives) { d.affinity, d.affinityCookie, d.affinityMaxAge = true, "sid", 60 })},
 		{"nginx.ingress.kubernetes.io/permanent-redirect=https://x/", base(func(d *directives) { d.redirect, d.redirectStatus = "https://x/", 301 })},
@@ -54,14 +55,16 @@ func TestAnnotations(t *testing.T) {
 
 func TestAnnotationProblems(t *testing.T) {
 	for annotation, want := range map[string]string{
-		"ingress.kedge.io/body-size=big":                              `annotation ingress.kedge.io/body-size: "big" is no size such as 8Mi`,
-		"ingress.kedge.io/read-timeout=soon":                          `annotation ingress.kedge.io/read-timeout: "soon" is no duration such as 30s`,
-		"ingress.kedge.io/redirect-https=maybe":                       `annotation ingress.kedge.io/redirect-https: "maybe" is neither true nor false`,
-		"ingress.kedge.io/redirect=nowhere":                           `annotation ingress.kedge.io/redirect: "nowhere" is no URL`,
-		"ingress.kedge.io/redirct=x":                                  `annotations that are not known have no effect: ingress.kedge.io/redirct`,
-		"nginx.ingress.kubernetes.io/configuration-snippet=x":         `annotations that are not known have no effect: nginx.ingress.kubernetes.io/configuration-snippet`,
-		"nginx.ingress.kubernetes.io/auth-type=digest":                `annotation nginx.ingress.kubernetes.io/auth-type: "digest" is not basic; nobody is let in`,
-		"nginx.ingress.kubernetes.io/whitelist-source-range=10.0.0/8": `annotation nginx.ingress.kubernetes.io/whitelist-source-range: "10.0.0/8" is no address or range of addresses; nobody is let in`,
+		"ingress.kedge.io/body-size=big":                                `annotation ingress.kedge.io/body-size: "big" is no size such as 8Mi`,
+		"ingress.kedge.io/read-timeout=soon":                            `annotation ingress.kedge.io/read-timeout: "soon" is no duration such as 30s`,
+		"ingress.kedge.io/redirect-https=maybe":                         `annotation ingress.kedge.io/redirect-https: "maybe" is neither true nor false`,
+		"ingress.kedge.io/redirect=nowhere":                             `annotation ingress.kedge.io/redirect: "nowhere" is no URL`,
+		"ingress.kedge.io/backend-server-name={env.HOME}":               `annotation ingress.kedge.io/backend-server-name: "{env.HOME}" is no DNS name`,
+		"nginx.ingress.kubernetes.io/proxy-ssl-name={file./etc/passwd}": `annotation nginx.ingress.kubernetes.io/proxy-ssl-name: "{file./etc/passwd}" is no DNS name`,
+		"ingress.kedge.io/redirct=x":                                    `annotations that are not known have no effect: ingress.kedge.io/redirct`,
+		"nginx.ingress.kubernetes.io/configuration-snippet=x":           `annotations that are not known have no effect: nginx.ingress.kubernetes.io/configuration-snippet`,
+		"nginx.ingress.kubernetes.io/auth-type=digest":                  `annotation nginx.ingress.kubernetes.io/auth-type: "digest" is not basic; nobody is let in`,
+		"nginx.ingress.kubernetes.io/whitelist-source-range=10.0.0/8":   `annotation nginx.ingress.kubernetes.io/whitelist-source-range: "10.0.0/8" is no address or range of addresses; nobody is let in`,
 	} {
 		key, value, _ := strings.Cut(annotation, "=")
 		if got := readAnnotations(map[string]string{key: value}).problems; len(got) != 1 || got[0] != want {

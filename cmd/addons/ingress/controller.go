@@ -89,6 +89,7 @@ func newController(c clients, self identity, l *live, httpPort int) *controller 
 		watched: make(map[objectName]*watchedSecret),
 		known:   make(map[owner]bool),
 	}
+	k.storage.copied = k.storedSecret
 	k.report = newReporter(c, self, k.changed)
 	k.acme = &acmeClient{storage: k.storage, httpPort: httpPort, failed: k.report.acmeFailed}
 	answer := k.acme.answer
@@ -367,10 +368,9 @@ func (k *controller) rebuild(ctx context.Context) {
 	k.forget(b.routes)
 
 	leads := k.leads()
+	k.acme.manage(ctx, sortedKeys(b.acmeNames), leads)
 	if leads {
-		k.acme.manage(ctx, sortedKeys(b.acmeNames))
-	} else {
-		k.acme.manage(ctx, nil)
+		k.acme.clean(ctx, stored)
 	}
 	k.report.set(&findings{
 		leads: leads, ingresses: b.reports, gateway: b.gateway, acmeNames: b.acmeNames, acmeServer: settings.acme.server,

@@ -11,6 +11,9 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -407,6 +410,53 @@ func TestUpstreamHTTPS(t *testing.T) {
 	}
 	if status, _, _ := s.ask(client, "GET", "http://checked.test/", nil); status != http.StatusBadGateway {
 		t.Errorf("a certificate that can't be verified: %d, want 502", status)
+	}
+}
+
+// TestPlaceholders has what Caddy replaces by files and variables of the ingress
+// where users write words of their own: it must come out as it is.
+func TestPlaceholders(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(secret, []byte("secret.test"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("KEDGE_TEST", "secret.test")
+	s := newSite(t)
+	secured := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = fmt.Fprintf(w, "name=%s", r.TLS.ServerName)
+	}))
+	t.Cleanup(secured.Close)
+	s.cluster.addService("secured", secured.Listener.Addr().String())
+	s.cluster.addService("web", echo(t, "web"))
+	for _, placeholder := range []string{"{file." + secret + "}", "{env.KEDGE_TEST}", "{http.request.host}", "{system.os}"} {
+		s.cluster.list = nil
+		s.cluster.simple(t, "name.test", "Prefix", "/", "secured", "ingress.kedge.io/backend-protocol", "HTTPS", "ingress.kedge.io/backend-server-name", placeholder)
+		s.cluster.simple(t, "target.test", "Prefix", "/", "web", "ingress.kedge.io/rewrite-target", "/"+placeholder)
+		s.cluster.simple(t, "moved.test", "Prefix", "/", "web", "ingress.kedge.io/redirect", "/"+placeholder)
+		s.cluster.simple(t, "app.test", "Prefix", "/", "web", "ingress.kedge.io/app-root", "/"+placeholder)
+		s.update()
+		for _, r := range s.live.table.Load().exact["target.test"] { // as a filter of an HTTPRoute
+			r.request.set = []header{{"X-Extra", placeholder}}
+			r.response.set = []header{{"X-Added", placeholder}}
+		}
+		client := s.client()
+		if _, _, body := s.ask(client, "GET", "http://name.test/", nil); body != "name=" {
+			t.Errorf("%s: the backend is asked for by its name: %s", placeholder, body)
+		}
+		escaped := (&url.URL{Path: "/" + placeholder}).EscapedPath()
+		_, headers, body := s.ask(client, "GET", "http://target.test/", nil)
+		if !strings.HasPrefix(body, "GET "+escaped+" ") || !strings.Contains(body, "extra="+placeholder) || headers.Get("X-Added") != placeholder {
+			t.Errorf("%s: %s, X-Added: %s", placeholder, body, headers.Get("X-Added"))
+		}
+		for _, host := range []string{"moved.test", "app.test"} {
+			if _, headers, _ := s.ask(client, "GET", "http://"+host+"/", nil); headers.Get("Location") != "/"+placeholder {
+				t.Errorf("%s: %s redirects to %s", placeholder, host, headers.Get("Location"))
+			}
+		}
+		key := transportKey{protocol: protocolHTTPS, options: upstreamOptions{serverName: placeholder}}
+		if _, err := new(transports).get(key); err == nil {
+			t.Errorf("%s: connections are made with it as a name", placeholder)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -30,8 +31,19 @@ const acmeSecret = "ingress-acme"
 // Its megabyte is enough for some 150 certificates.
 type secretStorage struct {
 	secrets typedcorev1.SecretInterface
-	locks   sync.Map // name → chan struct{} of one place; one pod does all the work
+	copied  func() *corev1.Secret // as an informer knows it; nil: none does
+	locks   sync.Map              // name → chan struct{} of one place; one pod does all the work
 }
+
+// fromCopy in a context has files read from the informer's copy.
+type fromCopy struct{}
+
+// copyLimit is how long the copy is waited for: who makes a challenge has stored it
+// just before somebody asks.
+const (
+	copyLimit    = time.Second
+	copyInterval = 50 * time.Millisecond
+)
 
 // storedFile is the value of a key of the Secret; the key is a digest of the path,
 // in which not all characters could stand.
@@ -114,6 +126,29 @@ func (s *secretStorage) read(ctx context.Context, path string) (*storedFile, err
 	if err != nil {
 		return nil, err
 	}
+	return fileIn(secret, path)
+}
+
+// readCopy does so without a request to the cluster.
+func (s *secretStorage) readCopy(ctx context.Context, path string) (*storedFile, error) {
+	limited, cancel := context.WithTimeout(ctx, copyLimit)
+	defer cancel()
+	for s.copied != nil {
+		if secret := s.copied(); secret != nil {
+			if file, err := fileIn(secret, path); !errors.Is(err, fs.ErrNotExist) {
+				return file, err
+			}
+		}
+		select {
+		case <-time.After(copyInterval):
+		case <-limited.Done():
+			return nil, fs.ErrNotExist
+		}
+	}
+	return nil, fs.ErrNotExist
+}
+
+func fileIn(secret *corev1.Secret, path string) (*storedFile, error) {
 	raw, ok := secret.Data[storageKey(path)]
 	if !ok {
 		return nil, fs.ErrNotExist
@@ -123,7 +158,11 @@ func (s *secretStorage) read(ctx context.Context, path string) (*storedFile, err
 }
 
 func (s *secretStorage) Load(ctx context.Context, path string) ([]byte, error) {
-	file, err := s.read(ctx, path)
+	read := s.read
+	if ctx.Value(fromCopy{}) != nil {
+		read = s.readCopy
+	}
+	file, err := read(ctx, path)
 	if err != nil {
 		return nil, err
 	}

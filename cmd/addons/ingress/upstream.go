@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
@@ -136,6 +137,10 @@ func (t *transports) get(key transportKey) (*reverseproxy.HTTPTransport, error) 
 	case protocolH2C:
 		made.Versions = []string{"h2c", "2"}
 	case protocolHTTPS:
+		// Caddy replaces placeholders in it, such as {file.PATH}, at each connection.
+		if strings.Contains(key.options.serverName, "{") {
+			return nil, fmt.Errorf("connections to backends: %q is no name of a server", key.options.serverName)
+		}
 		made.TLS = &reverseproxy.TLSConfig{
 			InsecureSkipVerify: !key.options.verify,
 			ServerName:         key.options.serverName,

@@ -25,7 +25,7 @@ export function Overview() {
   const sets = useItems(client, `/apis/apps/v1${within}/statefulsets`);
   const daemons = useItems(client, `/apis/apps/v1${within}/daemonsets`);
   const warnings = useItems(client, `/api/v1${within}/events`, { fieldSelector: "type=Warning" });
-  const addonKind = resources.find((r) => r.plural === "addons" && r.group.includes("kedge") || r.plural === "addons");
+  const addonKind = resources.find((r) => r.plural === "addons" && r.group === "kedge.io");
   const addons = useItems(client, addonKind ? `/apis/${addonKind.group}/${addonKind.version}/addons` : null);
   const usage = usePolled<{ items: Any[] }>(client, "/apis/metrics.k8s.io/v1beta1/nodes", 15_000);
   const [version, setVersion] = useState("");
