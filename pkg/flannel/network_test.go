@@ -367,7 +367,7 @@ func (c *cluster) host(name string) *node {
 	}
 	c.t.Cleanup(func() { _ = log.Close() })
 	n := &node{Host: host, t: c.t, log: log, config: Config{
-		NodeName: name, NodeIPs: []netip.Addr{host.Address}, Kubeconfig: c.kubeconfig, CNIConfig: "/etc/cni/net.d",
+		NodeName: name, NodeIPs: []netip.Addr{host.Address}, Kubeconfig: c.kubeconfig, Kubelet: c.kubeconfig, CNIConfig: "/etc/cni/net.d",
 	}}
 	n.probe = n.spawn(runProbe)
 	return n
