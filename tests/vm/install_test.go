@@ -194,6 +194,10 @@ spec:
 		}
 		n.t.Logf("the machine was off and on again after %s", since(begin))
 		begin = time.Now()
+		n.eventually("the service to be started", func() (bool, string) {
+			out, err := n.Exec(n.t.Context(), "systemctl is-active kedge || true")
+			return err == nil && strings.TrimSpace(out) != "inactive", fmt.Sprint(out, err)
+		})
 		n.waitReady(begin)
 		n.eventually("the pod to run again", func() (bool, string) {
 			out, err := n.Exec(n.t.Context(), "pgrep -f 'sleep 36000'")
