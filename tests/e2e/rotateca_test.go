@@ -70,7 +70,7 @@ spec:
 `)
 	s.wait("condition=Ready", "pod/talker")
 	const agentCA, serverCA = "/var/lib/kedge/agent/pki/server-ca.crt", "/var/lib/kedge/server/tls/server-ca.crt"
-	const copied = "/root/kubeconfig"
+	const copied = "/var/lib/home/kubeconfig"
 	read := func(host *testbed.Host, path string) string {
 		t.Helper()
 		content, err := os.ReadFile(host.Path(path))
@@ -81,7 +81,7 @@ spec:
 	}
 	copyKubeconfig := func() {
 		t.Helper()
-		if err := os.MkdirAll(f.node.Path("/root"), 0o700); err != nil {
+		if err := os.MkdirAll(f.node.Path("/var/lib/home"), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.WriteFile(f.node.Path(copied), []byte(read(f.node, "/etc/kedge/kedge.yaml")), 0o600); err != nil {
@@ -138,9 +138,9 @@ spec:
 	}
 
 	wantFailure(t, f.node, []string{"certificate", "rotate-ca", "--retire"}, "nothing to retire")
-	wantFailure(t, f.node, []string{"certificate", "rotate-ca", "--path", "/empty"}, "there is no CA in /empty", "server-ca.crt")
-	writeCA(t, f.node, "/clients", "client-ca")
-	wantFailure(t, f.node, []string{"certificate", "rotate-ca", "--path", "/clients"}, "no server-ca.crt")
+	wantFailure(t, f.node, []string{"certificate", "rotate-ca", "--path", "/var/lib/home/empty"}, "there is no CA in /var/lib/home/empty", "server-ca.crt")
+	writeCA(t, f.node, "/var/lib/home/clients", "client-ca")
+	wantFailure(t, f.node, []string{"certificate", "rotate-ca", "--path", "/var/lib/home/clients"}, "no server-ca.crt")
 	wantFailure(t, a.host, []string{"certificate", "rotate-ca"}, "is an agent", "on a server")
 	copyKubeconfig()
 	first := read(f.node, serverCA)
@@ -159,9 +159,9 @@ spec:
 
 	// Off while the user's own CAs come, and again with the first token.
 	stop(t, a.process)
-	writeCA(t, f.node, "/own", "server-ca")
-	writeCA(t, f.node, "/own", "client-ca")
-	rotate("--path", "/own")
+	writeCA(t, f.node, "/var/lib/home/own", "server-ca")
+	writeCA(t, f.node, "/var/lib/home/own", "client-ca")
+	rotate("--path", "/var/lib/home/own")
 	if err := byCopy(); err != nil {
 		t.Errorf("a copy of the kubeconfig from before both: %v", err)
 	}

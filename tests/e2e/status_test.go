@@ -159,7 +159,7 @@ spec:
 		report, code := statusOf(t, f.node)
 		return code == 1 && len(report.Problems) == 1 && strings.Contains(report.Problems[0].What, "default/trouble"), fmt.Sprintf("code %d, %+v", code, report.Problems)
 	})
-	result, err := f.node.Run(t.Context(), nil, f.node.Binary, "doctor", "--bundle", "/root/bundle.tar.gz")
+	result, err := f.node.Run(t.Context(), nil, f.node.Binary, "doctor", "--bundle", "/var/lib/bundle.tar.gz")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +168,7 @@ spec:
 	}
 	for _, want := range []string{
 		"default/trouble can't have image", "signed by this cluster's", "write latency", "to agent-1", "from agent-1",
-		"agent-1: cluster names", "node: pods on agent-1", "agent-1: pods on node", "clock of agent-1", "/root/bundle.tar.gz",
+		"agent-1: cluster names", "node: pods on agent-1", "agent-1: pods on node", "clock of agent-1", "/var/lib/bundle.tar.gz",
 	} {
 		if !strings.Contains(result.Stdout, want) {
 			t.Errorf("doctor doesn't say %q:\n%s%s", want, result.Stdout, result.Stderr)
@@ -187,7 +187,7 @@ spec:
 		})
 	}
 
-	bundle := f.node.Path("/root/bundle.tar.gz")
+	bundle := f.node.Path("/var/lib/bundle.tar.gz")
 	if info, err := os.Stat(bundle); err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatalf("the bundle is %v, error %v", info, err)
 	}
