@@ -464,6 +464,13 @@ func TestDiskPressure(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := c.sandbox(t)
+	if _, err := c.node.Exec(t.Context(), c.node.Binary, "ctr", "--namespace", "k8s.io", "images", "label", c.images.Agnhost.Name, "io.cri-containerd.pinned="); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the image that is to be removed to be unpinned", func() (bool, string) {
+		pinned := c.pinned(t, c.node)
+		return !slices.Contains(pinned, c.images.Agnhost.Name), fmt.Sprint(pinned)
+	})
 	s.never("before", "kept:1")
 	condition := func() string {
 		return s.field("node/"+c.node.Name, `.status.conditions[?(@.type=="DiskPressure")].status`)

@@ -188,7 +188,8 @@ func (h *Host) KubectlIn(ctx context.Context, stdin string, args ...string) (str
 }
 
 // LoadImage imports an image archive, a file of the machine, into the host's
-// containerd.
+// containerd. The images are pinned: on a machine whose disk is filling up the
+// kubelet collects those that no pod has, and nothing here could pull them.
 func (h *Host) LoadImage(ctx context.Context, archive string) error {
 	path, err := filepath.Abs(archive)
 	if err != nil {
@@ -200,7 +201,7 @@ func (h *Host) LoadImage(ctx context.Context, archive string) error {
 		return err
 	}
 	defer func() { _ = file.Close() }()
-	_, err = h.ExecIn(ctx, file, h.Binary, "ctr", "--namespace", "k8s.io", "images", "import", "-")
+	_, err = h.ExecIn(ctx, file, h.Binary, "ctr", "--namespace", "k8s.io", "images", "import", "--label", "io.cri-containerd.pinned=pinned", "-")
 	return err
 }
 

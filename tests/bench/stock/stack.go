@@ -181,7 +181,7 @@ func (s *Stack) deploy(ctx context.Context) error {
 
 func (s *Stack) importImages(ctx context.Context) error {
 	_, err := s.host.Exec(ctx, filepath.Join(s.programDir(), "ctr"),
-		"--address", socket, "--namespace", "k8s.io", "images", "import", s.programs.Images)
+		"--address", socket, "--namespace", "k8s.io", "images", "import", "--label", "io.cri-containerd.pinned=pinned", s.programs.Images)
 	return err
 }
 
