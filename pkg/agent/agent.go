@@ -212,6 +212,7 @@ func (a *Agent) components(m *member) ([]component.Component, error) {
 	}
 	return append(parts,
 		&balancerComponent{balancer: balancer},
+		component.Nothing("listener", "load-balancer"),
 		component.Nothing("apiserver", "load-balancer"),
 		renewal,
 		commands,

@@ -502,7 +502,7 @@ func (n *Node) runtime(s Setup, socket, cni string, systemd bool) ([]component.C
 	certs := filepath.Join(dir, "certs.d")
 	live := registries.NewLive(n.registries, n.config.PrivateRegistry, certs, n.log)
 	live.MirrorsOnly = n.config.DisableDefaultRegistry
-	components := []component.Component{live, preload.New(preload.Config{
+	images := preload.New(preload.Config{
 		Layout:      filepath.Join(n.payload, "images"),
 		Prefix:      s.Cluster.DefaultRegistry,
 		Dir:         n.paths.Images(),
@@ -510,7 +510,8 @@ func (n *Node) runtime(s Setup, socket, cni string, systemd bool) ([]component.C
 		Socket:      socket,
 		Snapshotter: n.snapshotter,
 		Log:         n.log,
-	})}
+	})
+	components := []component.Component{live, images}
 	var peers registries.Peers
 	if n.sharesImages(s.Cluster) {
 		others := mirror.NewPeers(n.log)
@@ -545,6 +546,7 @@ func (n *Node) runtime(s Setup, socket, cni string, systemd bool) ([]component.C
 		RegistryConfig:   certs,
 		Registries:       live,
 		Peers:            peers,
+		Await:            images.Await,
 		SystemdCgroups:   systemd,
 		RestrictOOMScore: !n.host.HasCapability(unix.CAP_SYS_RESOURCE),
 		AppArmor:         exists("/sys/module/apparmor/parameters/enabled") && exists("/etc/apparmor.d"),

@@ -11,8 +11,10 @@ import (
 	"runtime/debug"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/kedge-k8s/kedge/pkg/atomicfile"
 	"github.com/kedge-k8s/kedge/pkg/component"
@@ -22,9 +24,16 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/payload"
 )
 
-// gcPercent trades a little processor time for memory: the live heap is large
-// and changes little.
-const gcPercent = 50
+// How much the heap may grow before garbage is collected, in percent of what
+// lives: a little processor time is traded for memory, as the live heap is large
+// and changes little. While everything starts it is the other way round, where
+// there is memory.
+const (
+	gcPercent        = 50
+	startupGCPercent = 400
+	startupMemory    = 2 << 30 // bytes that the machine has at least
+	startupTime      = 30 * time.Second
+)
 
 // process is what a role runs with.
 type process struct {
@@ -64,7 +73,7 @@ func runRole(c *cli.Context, logging config.Logging, warnings []string, run func
 		}
 	}
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+		defer saveMemory()()
 	}
 	own, libraries, err := log.TakeStderr()
 	if err != nil {
@@ -103,6 +112,20 @@ func runRole(c *cli.Context, logging config.Logging, warnings []string, run func
 		return restart(environ)
 	}
 	return err
+}
+
+// saveMemory has garbage be collected early, from the end of the start-up on.
+func saveMemory() (cancel func()) {
+	var info unix.Sysinfo_t
+	err := unix.Sysinfo(&info)
+	total := uint64(info.Totalram) * uint64(info.Unit) //nolint:unconvert // 32 bits wide on arm
+	if err != nil || total < startupMemory {
+		debug.SetGCPercent(gcPercent)
+		return func() {}
+	}
+	debug.SetGCPercent(startupGCPercent)
+	timer := time.AfterFunc(startupTime, func() { debug.SetGCPercent(gcPercent) })
+	return func() { timer.Stop() }
 }
 
 // restart replaces this process by a new one of the same program and arguments:

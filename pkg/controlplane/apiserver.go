@@ -61,6 +61,7 @@ type APIServer struct {
 	options *options.ServerRunOptions
 	secrets secretsStore
 	run     component.Runner
+	ready   chan struct{} // closed: /readyz has said so
 }
 
 // shutdownTimeout is how long requests may go on when the apiserver stops.
@@ -88,7 +89,7 @@ func NewAPIServer(c APIServerConfig) (*APIServer, error) {
 	if err := setFlags(&sets, c.flags(), "kube-apiserver-arg", c.ExtraArgs); err != nil {
 		return nil, err
 	}
-	return &APIServer{config: c, options: o, secrets: secretsStore{file: c.EncryptionConfig}}, nil
+	return &APIServer{config: c, options: o, secrets: secretsStore{file: c.EncryptionConfig}, ready: make(chan struct{})}, nil
 }
 
 func (c APIServerConfig) url() string { return LocalURL(c.BindAddress, c.Port) }
@@ -199,7 +200,7 @@ func (c APIServerConfig) flags() map[string]string {
 }
 
 func (*APIServer) Name() string    { return "apiserver" }
-func (*APIServer) Needs() []string { return []string{"certificates", "datastore"} }
+func (*APIServer) Needs() []string { return []string{"listener"} }
 
 // Start builds the server chain as upstream's own command does, and serves.
 func (a *APIServer) Start(ctx context.Context) error {
@@ -275,12 +276,13 @@ func (a *APIServer) Start(ctx context.Context) error {
 		return err
 	}
 	server.GenericAPIServer.Handler.NonGoRestfulMux.UnlistedHandlePrefix(nodeMetricsPrefix, nodeMetrics)
+	handler := server.GenericAPIServer.Handler
+	handler.FullHandlerChain = a.onceReady(handler.FullHandlerChain)
 	if a.config.Front != nil {
 		front, err := a.config.Front()
 		if err != nil {
 			return err
 		}
-		handler := server.GenericAPIServer.Handler
 		handler.FullHandlerChain = front(handler.FullHandlerChain)
 	}
 	// The time that requests under way are given.
@@ -295,7 +297,11 @@ func (a *APIServer) Start(ctx context.Context) error {
 
 // Ready waits for /readyz, which covers every post-start hook.
 func (a *APIServer) Ready(ctx context.Context) error {
-	return probe.Wait(ctx, a.config.url()+"/readyz", a.config.PKI.ServerCA().Cert)
+	if err := probe.Wait(ctx, a.config.url()+"/readyz", a.config.PKI.ServerCA().Cert); err != nil {
+		return err
+	}
+	close(a.ready)
+	return nil
 }
 
 // Stop refuses new requests and lets those under way end. Watches of clients

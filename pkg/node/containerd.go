@@ -94,7 +94,7 @@ func (c *Containerd) pulls(r *plugin.Registration) (leaveOut bool) {
 	r.InitFn = func(ic *plugin.InitContext) (any, error) {
 		instance, err := init(ic)
 		if inner, ok := instance.(transfer.Transferrer); ok && err == nil {
-			return registries.Pulls(inner, c.config.Registries, c.config.Peers), nil
+			return c.config.Await(registries.Pulls(inner, c.config.Registries, c.config.Peers)), nil
 		}
 		return instance, err
 	}

@@ -12,6 +12,7 @@ import (
 	"text/template"
 
 	srvconfig "github.com/containerd/containerd/v2/cmd/containerd/server/config"
+	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/kedge-k8s/kedge/pkg/registries"
@@ -23,20 +24,22 @@ var containerdTemplate string
 // ContainerdConfig fills containerd's configuration file. The templates of users
 // name its fields: docs/containerd.md lists them.
 type ContainerdConfig struct {
-	Root             string // persistent: images, snapshots, containers
-	State            string // gone with a reboot
-	Socket           string
-	ConfigFile       string // where the rendered configuration goes
-	Template         string // file of the user's template, whether it exists or not
-	PauseImage       string
-	Snapshotter      string
-	Runc             string    // path of the program
-	Runtimes         []Runtime // beside runc
-	CNIPlugins       []string
-	CNIConfig        string // directory
-	RegistryConfig   string // directory of hosts.toml files
-	Registries       *registries.Live
-	Peers            registries.Peers // nil: images come from registries only
+	Root           string // persistent: images, snapshots, containers
+	State          string // gone with a reboot
+	Socket         string
+	ConfigFile     string // where the rendered configuration goes
+	Template       string // file of the user's template, whether it exists or not
+	PauseImage     string
+	Snapshotter    string
+	Runc           string    // path of the program
+	Runtimes       []Runtime // beside runc
+	CNIPlugins     []string
+	CNIConfig      string // directory
+	RegistryConfig string // directory of hosts.toml files
+	Registries     *registries.Live
+	Peers          registries.Peers // nil: images come from registries only
+	// Await has pulls wait for images that come from elsewhere.
+	Await            func(transfer.Transferrer) transfer.Transferrer
 	SystemdCgroups   bool
 	RestrictOOMScore bool // this process may not lower scores
 	AppArmor         bool

@@ -183,8 +183,11 @@ func (c KubeletConfig) flags() map[string]string {
 	return flags
 }
 
-func (*Kubelet) Name() string    { return "kubelet" }
-func (*Kubelet) Needs() []string { return []string{"apiserver", "containerd"} }
+func (*Kubelet) Name() string { return "kubelet" }
+
+// Needs has the kubelet be made while the apiserver is, where that is in this
+// process too.
+func (*Kubelet) Needs() []string { return []string{"listener", "containerd"} }
 
 func (k *Kubelet) Start(context.Context) error {
 	for _, dir := range []string{k.config.staticPods(), k.server.VolumePluginDir} {

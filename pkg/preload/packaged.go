@@ -30,35 +30,50 @@ type packaged struct {
 	log         *slog.Logger
 }
 
-func (p packaged) importAll(ctx context.Context) error {
-	data, err := os.ReadFile(filepath.Join(p.layout, ocispec.ImageIndexFile))
+// importAll returns the names of the images that are there.
+func (p packaged) importAll(ctx context.Context) (there []string, err error) {
+	manifests, err := readLayout(p.layout)
 	if err != nil {
-		return err
-	}
-	var index ocispec.Index
-	if err := json.Unmarshal(data, &index); err != nil {
-		return fmt.Errorf("%s: %w", ocispec.ImageIndexFile, err)
+		return nil, err
 	}
 	var errs []error
-	for _, manifest := range index.Manifests {
-		name := manifest.Annotations[images.AnnotationImageName]
-		names := []string{name}
-		if p.prefix != "" {
-			names = append(names, p.prefix+"/"+name)
-		}
-		for _, name := range names {
+	for _, manifest := range manifests {
+		for _, name := range names(manifest, p.prefix) {
 			began := time.Now()
 			imported, err := p.importOne(ctx, name, manifest)
 			if err != nil {
 				errs = append(errs, fmt.Errorf("image %s: %w", name, err))
 				continue
 			}
+			there = append(there, name)
 			if imported {
 				p.log.Info("imported", "image", name, "took", time.Since(began).Round(time.Millisecond))
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return there, errors.Join(errs...)
+}
+
+// readLayout lists the images of an OCI layout.
+func readLayout(dir string) ([]ocispec.Descriptor, error) {
+	data, err := os.ReadFile(filepath.Join(dir, ocispec.ImageIndexFile))
+	if err != nil {
+		return nil, err
+	}
+	var index ocispec.Index
+	if err := json.Unmarshal(data, &index); err != nil {
+		return nil, fmt.Errorf("%s: %w", ocispec.ImageIndexFile, err)
+	}
+	return index.Manifests, nil
+}
+
+// names are what a packaged image is known by.
+func names(manifest ocispec.Descriptor, prefix string) []string {
+	name := manifest.Annotations[images.AnnotationImageName]
+	if prefix == "" {
+		return []string{name}
+	}
+	return []string{name, prefix + "/" + name}
 }
 
 // importOne makes sure that the image is there, unpacked and pinned.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -37,18 +38,22 @@ type Config struct {
 // Images puts images into containerd, as a component. It delays nothing: pods
 // whose images are still missing are tried again by the kubelet.
 type Images struct {
-	config Config
-	run    component.Runner
+	config   Config
+	run      component.Runner
+	settled  chan struct{} // closed: the packaged images are there, or can't be imported
+	packaged []string      // those that are there, once settled
 }
 
 // New makes the component.
 func New(c Config) *Images {
 	c.Log = c.Log.With("component", "images")
-	return &Images{config: c}
+	return &Images{config: c, settled: make(chan struct{})}
 }
 
-func (*Images) Name() string                     { return "images" }
-func (*Images) Needs() []string                  { return []string{"containerd"} }
+func (*Images) Name() string { return "images" }
+
+// Needs puts the imports after the work that the node waits for.
+func (*Images) Needs() []string                  { return []string{"containerd", "kubelet"} }
 func (i *Images) Stop(ctx context.Context) error { return i.run.Stop(ctx) }
 
 // Start begins the imports in the background.
@@ -64,6 +69,8 @@ func (i *Images) Start(context.Context) error {
 }
 
 func (i *Images) work(ctx context.Context) error {
+	settled := sync.OnceFunc(func() { close(i.settled) })
+	defer settled()
 	containerd, err := client.New(i.config.Socket, client.WithDefaultNamespace(criNamespace))
 	if err != nil {
 		return err
@@ -77,9 +84,10 @@ func (i *Images) work(ctx context.Context) error {
 	ctx = namespaces.WithNamespace(ctx, criNamespace)
 
 	packaged := packaged{layout: i.config.Layout, prefix: i.config.Prefix, client: containerd, snapshotter: i.config.Snapshotter, log: i.config.Log}
-	if err := packaged.importAll(ctx); err != nil && ctx.Err() == nil {
+	if i.packaged, err = packaged.importAll(ctx); err != nil && ctx.Err() == nil {
 		i.config.Log.Error("importing the packaged images failed", "err", err)
 	}
+	settled()
 	d := directory{
 		path:      i.config.Dir,
 		stateFile: i.config.StateFile,

@@ -231,6 +231,7 @@ func (s *Server) components() ([]component.Component, error) {
 		commands,
 		secrets,
 		store,
+		apiserver.Listener(),
 		apiserver,
 		nodes,
 	}

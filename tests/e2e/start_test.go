@@ -37,6 +37,10 @@ func testAddOns(s *sandbox) {
 		}
 	}
 
+	if failed := s.kubectl("--namespace", "kube-system", "get", "events", "--field-selector=reason=Failed", "-o", "jsonpath={.items[*].message}"); failed != "" {
+		s.t.Errorf("a pod did not wait for its packaged image: %s", failed)
+	}
+
 	version, err := s.node.Kedge(s.t.Context(), "version")
 	if err != nil {
 		s.t.Fatal(err)
