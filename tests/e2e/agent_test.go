@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -55,7 +56,9 @@ func newFleet(t *testing.T, agents int) *fleet {
 }
 
 // serverURL is where agents join.
-func (f *fleet) serverURL() string { return "https://" + f.node.Address.String() + ":6443" }
+func (f *fleet) serverURL() string {
+	return "https://" + net.JoinHostPort(f.node.Address.String(), "6443")
+}
 
 // giveToken puts the cluster's token on a host, as an administrator does.
 func (f *fleet) giveToken(t *testing.T, host *testbed.Host) {

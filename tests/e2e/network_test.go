@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -80,6 +81,52 @@ func TestServerWithoutNode(t *testing.T) {
 // TestDualStack has two nodes with addresses of both families.
 func TestDualStack(t *testing.T) {
 	t.Parallel()
+	f, a := newIPv6Hosts(t)
+	f.start(t, "--cluster-cidr=10.42.0.0/16,fd42::/48", "--service-cidr=10.43.0.0/16,fd43::/112")
+	f.join(t, a)
+	testFamilies(t, f, a, 2)
+}
+
+// TestIPv6 has two nodes with no IPv4 address but loopback's.
+func TestIPv6(t *testing.T) {
+	t.Parallel()
+	f, a := newIPv6Hosts(t)
+	for i, host := range []*testbed.Host{f.node, a.host} {
+		if _, err := host.Exec(t.Context(), "ip", "-4", "addr", "flush", "dev", "eth0"); err != nil {
+			t.Fatal(err)
+		}
+		host.Address = netip.MustParseAddr(fmt.Sprintf("2001:db8:1::%d", i+1))
+	}
+	f.start(t, "--cluster-init", "--cluster-cidr=fd42::/48", "--service-cidr=fd43::/112")
+	f.join(t, a)
+	s := testFamilies(t, f, a, 1)
+	s.check("the node's address", s.field("node/agent-1", `.status.addresses[?(@.type=="InternalIP")].address`), a.host.Address.String())
+	// The hosts' own nameserver has an IPv4 address.
+	if !strings.Contains(f.server.Log(), "so they get 2001:4860:4860::8888") {
+		t.Errorf("the log doesn't tell which nameserver pods get:\n%s", f.server.Log())
+	}
+	s.kubectl("--namespace=kube-system", "wait", "--for=condition=Available", "deployment", "--all", "--timeout=2m")
+	s.apply(`
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: web}
+spec: {defaultBackend: {service: {name: web, port: {number: 80}}}}
+`)
+	for _, host := range []*testbed.Host{f.node, a.host} {
+		url := "http://[" + host.Address.String() + "]/hostname"
+		eventually(t, "the ingress at "+url, func() (bool, string) {
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			defer cancel()
+			out, err := get(ctx, a.host, url)
+			return err == nil && strings.HasPrefix(out, "web-"), fmt.Sprint(out, err)
+		})
+	}
+}
+
+// newIPv6Hosts makes a host for a server and one for an agent, which have IPv6
+// addresses too. Nothing is started.
+func newIPv6Hosts(t *testing.T) (*fleet, *agent) {
+	t.Helper()
 	bed := testbed.New(t)
 	f := &fleet{cluster: &cluster{node: newHost(t, bed, "node"), images: buildImages(t)}, bed: bed}
 	a := &agent{name: "agent-1", host: newHost(t, bed, "agent-1")}
@@ -88,8 +135,13 @@ func TestDualStack(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	f.start(t, "--cluster-cidr=10.42.0.0/16,fd42::/48", "--service-cidr=10.43.0.0/16,fd43::/112")
-	f.join(t, a)
+	return f, a
+}
+
+// testFamilies reaches pods, Services and names on two nodes by each of the
+// cluster's IP families.
+func testFamilies(t *testing.T, f *fleet, a *agent, families int) *sandbox {
+	t.Helper()
 	f.waitNode(t, a.name)
 	f.loadImages(t)
 	if err := a.host.LoadImage(t.Context(), f.images.Agnhost.Archive); err != nil {
@@ -99,12 +151,12 @@ func TestDualStack(t *testing.T) {
 	s.apply(everywhere)
 	s.kubectl("rollout", "status", "daemonset/web", "--timeout=2m")
 	services := strings.Fields(strings.NewReplacer("[", "", "]", "", ",", " ", `"`, "").Replace(s.field("service/web", ".spec.clusterIPs")))
-	if len(services) != 2 {
+	if len(services) != families {
 		t.Fatalf("the Service has the addresses %q", services)
 	}
 	for _, line := range strings.Split(s.kubectl("get", "pods", "-l", "app=web", "-o", `jsonpath={range .items[*]}{.metadata.name} {.status.podIPs[*].ip}{"\n"}{end}`), "\n") {
 		pod, ips, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if n := len(strings.Fields(ips)); n != 2 {
+		if n := len(strings.Fields(ips)); n != families {
 			t.Errorf("pod %s has the addresses %q", pod, ips)
 		}
 		for _, ip := range strings.Fields(ips) {
@@ -117,13 +169,15 @@ func TestDualStack(t *testing.T) {
 				})
 			}
 		}
-		for _, service := range services {
+		for _, service := range append(services, "web", "kubernetes.default") {
+			port := map[bool]string{true: "443", false: "80"}[service == "kubernetes.default"]
 			eventually(t, pod+" to reach the Service at "+service, func() (bool, string) {
-				out, err := s.try("exec", pod, "--", "/agnhost", "connect", "--timeout=2s", net.JoinHostPort(service, "80"))
+				out, err := s.try("exec", pod, "--", "/agnhost", "connect", "--timeout=2s", net.JoinHostPort(service, port))
 				return err == nil, fmt.Sprint(out, err)
 			})
 		}
 	}
+	return s
 }
 
 // TestOtherNetwork leaves the pod network to the user: the node says what it
