@@ -142,6 +142,7 @@ default-local-storage-path: /opt/volumes
 node-label: [a=file, b=file]
 node-internal-dns: [node.internal.example]
 pause-image: ` + c.images.Agnhost.Name + `
+enable-pprof: true
 kubelet-arg: max-pods=42
 `,
 		"/etc/kedge/config.yaml.d/1.yaml": "node-label+: [c=drop-in]\n",
@@ -198,6 +199,11 @@ kubelet-arg: max-pods=42
 	if conn, err := c.node.Dial(t.Context(), "tcp", "127.0.0.1:7443"); err == nil {
 		_ = conn.Close()
 		t.Error("the API is served at another address than bind-address too")
+	}
+	for _, path := range []string{profiles, "/api/v1/nodes/node/proxy" + profiles} {
+		if out := s.kubectl("get", "--raw", path); !strings.Contains(out, "goroutine profile: total") {
+			t.Errorf("%s gives %.200q, want a profile", path, out)
+		}
 	}
 	s.kubectl("create", "service", "nodeport", "web", "--tcp=80")
 	if port := s.field("service/web", ".spec.ports[0].nodePort"); port < "31000" || port > "31003" {
