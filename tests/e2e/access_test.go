@@ -85,12 +85,17 @@ func testCopy(s *sandbox) {
 	}
 }
 
-func testAttach(s *sandbox) {
+func testAttach(s *sandbox) { s.attaches("") }
+
+// attaches talks to a container on a node, empty for any.
+func (s *sandbox) attaches(node string) {
+	s.t.Helper()
 	s.apply(`
 apiVersion: v1
 kind: Pod
 metadata: {name: echo}
 spec:
+	nodeName: "` + node + `"
 	restartPolicy: Never
 	containers:
 	- name: main

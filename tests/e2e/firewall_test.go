@@ -126,6 +126,7 @@ spec:
 	s.wait("jsonpath={.status.phase}=Succeeded", "pod/client", "pod/resolver")
 	s.check("the pod's resolv.conf", s.kubectl("logs", "resolver"), "nameserver 192.0.2.53")
 	s.forwards("pod/web", "80", "web")
+	s.attaches("agent-1")
 
 	t.Run("pods through the tunnel", func(t *testing.T) {
 		// Now not even vxlan passes.
