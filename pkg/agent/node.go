@@ -51,7 +51,8 @@ type Node struct {
 	host    hostcheck.Host
 
 	cgroups   hostcheck.CgroupInfo
-	addresses []netip.Addr // one for each IP family of the cluster, the primary first
+	podRanges []netip.Prefix // of the cluster
+	addresses []netip.Addr   // one for each IP family of the cluster, the primary first
 	// snapshotter is the configured one, or what this machine can do.
 	snapshotter string
 	registries  registries.Config
@@ -209,6 +210,7 @@ func Ports() []hostcheck.Port {
 // FindAddresses finds the node's address for each IP family of the cluster's pod
 // ranges, unless they are configured.
 func (n *Node) FindAddresses(clusterCIDRs []netip.Prefix) error {
+	n.podRanges = clusterCIDRs
 	if ips := n.config.IPs; len(ips) > 0 {
 		n.addresses = slices.Clone(ips)
 		return nil
@@ -307,7 +309,7 @@ func (n *Node) resolvConf() string {
 	if n.config.ResolvConf != "" {
 		return n.config.ResolvConf
 	}
-	if r, ok := n.host.ResolvConf(); ok && !r.Filtered {
+	if r, ok := n.host.ResolvConf(n.podRanges); ok && !r.Filtered {
 		return r.Path
 	}
 	return n.resolvConfCopy()
@@ -317,13 +319,14 @@ func (n *Node) writeResolvConf() error {
 	if n.resolvConf() != n.resolvConfCopy() {
 		return nil
 	}
-	r, found := n.host.ResolvConf()
+	r, found := n.host.ResolvConf(n.podRanges)
 	content := r.Content
 	if found {
 		n.log.Info("pods get a resolv.conf without the nameservers that only this machine reaches", "from", r.Path)
 	} else {
-		content = hostcheck.FallbackResolvConf()
-		n.log.Warn("this machine has no nameserver that pods can reach, so they get 8.8.8.8: name a file with --resolv-conf to choose another")
+		nameserver := hostcheck.FallbackNameserver(n.podRanges)
+		content = fmt.Appendf(nil, "nameserver %s\n", nameserver)
+		n.log.Warn(fmt.Sprintf("this machine has no nameserver that pods can reach, so they get %s: name a file with --resolv-conf to choose another", nameserver))
 	}
 	_, err := atomicfile.Update(n.resolvConfCopy(), content, 0o644)
 	return err

@@ -364,7 +364,7 @@ func clusterOptions() []Option {
 		},
 		{
 			Name: "disable-cloud-controller", Kind: Bool, Category: categoryComponents,
-			Help: "Do not run Kedge's cloud provider; another one must then initialize the nodes",
+			Help: "Do not run Kedge's cloud provider; nodes wait for another one only with kubelet-arg cloud-provider=external",
 			bind: one(parseBool, func(s *Server) *bool { return &s.ControlPlane.DisableCloudController }),
 		},
 		{

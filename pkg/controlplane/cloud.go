@@ -151,12 +151,25 @@ func (provider) InstanceMetadata(_ context.Context, n *v1.Node) (*cloudprovider.
 		}
 	}
 	for _, said := range saidAddresses {
-		for address := range strings.SplitSeq(n.Annotations[said.annotation], ",") {
-			if address != "" {
-				metadata.NodeAddresses = append(metadata.NodeAddresses, v1.NodeAddress{Type: said.kind, Address: address})
-			}
+		for _, address := range said.of(n) {
+			metadata.NodeAddresses = append(metadata.NodeAddresses, v1.NodeAddress{Type: said.kind, Address: address})
 		}
 	}
 	metadata.NodeAddresses = append(metadata.NodeAddresses, v1.NodeAddress{Type: v1.NodeHostName, Address: hostname})
 	return metadata, nil
+}
+
+// of are the addresses of the kind that a node has. One that is its internal one
+// too, as IPv6 addresses often are, stands aside for others: upstream takes it for
+// the only one of its kind.
+func (s saidAddress) of(n *v1.Node) []string {
+	list := func(annotation string) []string {
+		return strings.FieldsFunc(n.Annotations[annotation], func(r rune) bool { return r == ',' })
+	}
+	said, internal := list(s.annotation), list(cloudproviderapi.AnnotationAlphaProvidedIPAddr)
+	others := slices.DeleteFunc(slices.Clone(said), func(a string) bool { return slices.Contains(internal, a) })
+	if s.kind == v1.NodeInternalIP || len(others) == 0 {
+		return said
+	}
+	return others
 }

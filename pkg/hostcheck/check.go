@@ -265,7 +265,7 @@ func (h Host) checkNetwork(ctx context.Context, req Request) []Finding {
 	if len(req.PodCIDRs)+len(req.ServiceCIDRs) > 0 {
 		found = append(found, h.rangesFinding(req), h.firewallFinding(ctx, req.traffic()))
 	}
-	found = append(found, h.resolverFinding(req.ResolvConf))
+	found = append(found, h.resolverFinding(req.PodCIDRs, req.ResolvConf))
 	if req.Server != "" {
 		found = append(found, serverFinding(ctx, req.Server))
 	}
@@ -366,21 +366,22 @@ func (h Host) rangesFinding(req Request) Finding {
 	return okf(name, "pods and services overlap none of this machine's networks")
 }
 
-func (h Host) resolverFinding(chosen string) Finding {
+func (h Host) resolverFinding(pods []netip.Prefix, chosen string) Finding {
 	const name = "DNS for pods"
 	var paths []string
 	if chosen != "" {
 		paths = []string{chosen}
 	}
-	r, ok := h.ResolvConf(paths...)
+	r, ok := h.ResolvConf(pods, paths...)
 	if !ok {
 		where := "any resolv.conf of this machine"
 		if chosen != "" {
 			where = chosen
 		}
 		return Finding{
-			Name: name, Level: Warning, Detail: fmt.Sprintf("no nameserver that pods can reach in %s: names are asked of 8.8.8.8 instead", where),
-			Fix: "write a file with a line such as \"nameserver 192.168.1.1\" and give it with --resolv-conf",
+			Name: name, Level: Warning,
+			Detail: fmt.Sprintf("no nameserver that pods can reach in %s: names are asked of %s instead", where, FallbackNameserver(pods)),
+			Fix:    "write a file with a line such as \"nameserver 192.168.1.1\" and give it with --resolv-conf",
 		}
 	}
 	servers := make([]string, len(r.Nameservers))

@@ -3,6 +3,7 @@ package hostcheck
 import (
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -31,9 +32,10 @@ var resolvConfs = []string{
 
 // ResolvConf returns the first resolv.conf with a nameserver that pods can reach,
 // out of the given files, or the usual ones when none are given. A pod has a
-// loopback interface of its own: 127.0.0.53 or ::1 are not the host's there. False
-// means that there is none; [FallbackResolvConf] is what is left.
-func (h Host) ResolvConf(paths ...string) (Resolver, bool) {
+// loopback interface of its own: 127.0.0.53 or ::1 are not the host's there. It
+// sends by the IP families of its ranges only; no ranges stand for both families.
+// False means that there is none; [FallbackNameserver] is what is left.
+func (h Host) ResolvConf(pods []netip.Prefix, paths ...string) (Resolver, bool) {
 	if len(paths) == 0 {
 		paths = resolvConfs
 	}
@@ -42,7 +44,8 @@ func (h Host) ResolvConf(paths ...string) (Resolver, bool) {
 		if err != nil {
 			continue
 		}
-		if r := parseResolvConf(content); len(r.Nameservers) > 0 {
+		r := parseResolvConf(content)
+		if slices.ContainsFunc(r.Nameservers, func(a netip.Addr) bool { return ofFamily(a, pods) }) {
 			r.Path = path
 			return r, true
 		}
@@ -80,9 +83,18 @@ func reachable(addr netip.Addr) bool {
 	return !a.IsLoopback() && !a.IsUnspecified() && !a.IsMulticast() && (a.Is4() || !a.IsLinkLocalUnicast())
 }
 
-// FallbackResolvConf returns a resolv.conf for machines that have none for pods:
-// Google's public resolver, as k3s has it. It sends the names that pods look up to
-// a third party, so whoever uses it says so.
-func FallbackResolvConf() []byte {
-	return []byte("nameserver 8.8.8.8\n")
+// ofFamily says whether an address is of the IP family of one of the ranges.
+func ofFamily(addr netip.Addr, ranges []netip.Prefix) bool {
+	return len(ranges) == 0 || slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Addr().Is4() == addr.Unmap().Is4() })
+}
+
+// FallbackNameserver returns a nameserver for machines that have none for pods:
+// Google's public resolver, as k3s has it. It is told the names that pods look up,
+// and is a third party, so whoever uses it says so.
+func FallbackNameserver(pods []netip.Prefix) netip.Addr {
+	ipv4 := netip.AddrFrom4([4]byte{8, 8, 8, 8})
+	if ofFamily(ipv4, pods) {
+		return ipv4
+	}
+	return netip.MustParseAddr("2001:4860:4860::8888")
 }

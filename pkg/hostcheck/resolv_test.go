@@ -2,6 +2,7 @@ package hostcheck
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 )
 
@@ -44,7 +45,7 @@ func TestResolvConf(t *testing.T) {
 		{"the user's choice, no good", map[string]string{etc: upstream, "/etc/mine": stub}, []string{"/etc/mine"}, "", "", "", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r, ok := machine(t, c.files).ResolvConf(c.paths...)
+			r, ok := machine(t, c.files).ResolvConf(nil, c.paths...)
 			if !ok {
 				if c.path != "" {
 					t.Errorf("found none, want %s", c.path)
@@ -58,9 +59,45 @@ func TestResolvConf(t *testing.T) {
 	}
 }
 
-func TestFallbackResolvConf(t *testing.T) {
-	r := parseResolvConf(FallbackResolvConf())
-	if r.Filtered || len(r.Nameservers) == 0 {
-		t.Errorf("pods can't use it: %+v", r)
+func TestResolvConfOfFamily(t *testing.T) {
+	const (
+		v4   = "nameserver 192.168.1.1\n"
+		v6   = "nameserver 2001:db8::1\n"
+		pods = "10.42.0.0/16"
+		six  = "fd42::/48"
+	)
+	for _, c := range []struct {
+		name    string
+		etc     string // resolv.conf
+		systemd string // the one behind it
+		pods    []string
+		want    string // path, or the nameserver instead
+	}{
+		{"IPv4", v4, "", []string{pods}, "/etc/resolv.conf"},
+		{"IPv4, with another that pods can't reach", v6 + v4, "", []string{pods}, "/etc/resolv.conf"},
+		{"IPv4 without a nameserver", v6, "", []string{pods}, "8.8.8.8"},
+		{"IPv6", v6, "", []string{six}, "/etc/resolv.conf"},
+		{"IPv6 in another file", v4, v6, []string{six}, "/run/systemd/resolve/resolv.conf"},
+		{"IPv6 without a nameserver", v4, "", []string{six}, "2001:4860:4860::8888"},
+		{"IPv4 in IPv6 notation", "nameserver ::ffff:192.168.1.1\n", "", []string{six}, "2001:4860:4860::8888"},
+		{"dual-stack", v6, "", []string{pods, six}, "/etc/resolv.conf"},
+		{"dual-stack without a nameserver", "", "", []string{six, pods}, "8.8.8.8"},
+		{"unknown", v6, "", nil, "/etc/resolv.conf"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var pods []netip.Prefix
+			for _, p := range c.pods {
+				pods = append(pods, netip.MustParsePrefix(p))
+			}
+			h := machine(t, map[string]string{"/etc/resolv.conf": c.etc, "/run/systemd/resolve/resolv.conf": c.systemd})
+			r, ok := h.ResolvConf(pods)
+			got := r.Path
+			if !ok {
+				got = FallbackNameserver(pods).String()
+			}
+			if got != c.want {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+		})
 	}
 }

@@ -91,4 +91,24 @@ func TestRedirect(t *testing.T) {
 	if !<-ended {
 		t.Fatal("Fatal went on")
 	}
+
+	for _, c := range []struct {
+		options Options
+		want    []string
+	}{
+		{Options{Verbosity: 4}, []string{"structured four", "formatted four", "contextual four"}},
+		{Options{Verbosity: 3}, nil},
+		{Options{VModule: "log_test=4"}, []string{"structured four", "formatted four", "contextual four"}},
+		{Options{VModule: "other=4"}, nil},
+	} {
+		if _, err := Redirect(NewHandler(&out, slog.LevelInfo), c.options); err != nil {
+			t.Fatal(err)
+		}
+		for level, word := range map[klog.Level]string{4: "four", 5: "five"} {
+			klog.V(level).InfoS("structured " + word)
+			klog.V(level).Infof("formatted %s", word)
+			klog.Background().WithName("x").V(int(level)).Info("contextual " + word)
+		}
+		logged(c.want...)
+	}
 }

@@ -24,7 +24,7 @@ import (
 type Options struct {
 	Debug     bool
 	Verbosity int    // klog's -v; above 0, Kubernetes' messages are shown without Debug too
-	VModule   string // klog's -vmodule
+	VModule   string // klog's -vmodule; Kubernetes' messages are then shown too
 }
 
 // Redirect sends what Kubernetes (klog), containerd and kine (logrus), gRPC
@@ -34,7 +34,8 @@ type Options struct {
 // The gate it returns holds the libraries' warnings and errors back until it
 // is opened: while parts wait for each other, most are about that.
 func Redirect(out slog.Handler, o Options) (*Gate, error) {
-	gate := newGate(out, o.Debug || o.Verbosity > 0)
+	asked := o.Verbosity > 0 || o.VModule != ""
+	gate := newGate(out, o.Debug || asked)
 	h := gate.handler()
 	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(flags)
@@ -44,7 +45,7 @@ func Redirect(out slog.Handler, o Options) (*Gate, error) {
 	if err := flags.Set("vmodule", o.VModule); err != nil {
 		return nil, fmt.Errorf("vmodule: %w", err)
 	}
-	kube := &kubeHandler{next: h, verbosity: o.Verbosity, shown: o.Debug || o.Verbosity > 0}
+	kube := &kubeHandler{next: h, verbosity: o.Verbosity, modules: o.VModule != "", asked: asked, shown: o.Debug || asked}
 	klog.SetLoggerWithOptions(logr.FromSlogHandler(kube), klog.ContextualLogger(true), klog.WriteKlogBuffer(kube.writeKlog))
 
 	klog.OsExit = gate.exit
@@ -66,12 +67,25 @@ func Redirect(out slog.Handler, o Options) (*Gate, error) {
 type kubeHandler struct {
 	next      slog.Handler
 	verbosity int
+	modules   bool // single source files may have another verbosity
+	asked     bool // the user wants to see Kubernetes' messages
 	shown     bool // messages that are no errors
 }
 
 func (k *kubeHandler) Enabled(_ context.Context, level slog.Level) bool {
+	if level >= slog.LevelWarn || !k.shown {
+		return level >= slog.LevelWarn
+	}
 	// logr turns V(n) into slog's level -n.
-	return level >= slog.LevelWarn || k.shown && int(-level) <= k.verbosity
+	return int(-level) <= k.verbosity || k.modules && enabledForFile(klog.Level(-level))
+}
+
+// enabledForFile says whether the source file that logs may do so at a level. klog
+// has asked itself for what it passes on.
+func enabledForFile(level klog.Level) bool {
+	const depth = 4 // of that file above Enabled, logr's sink and logr's logger
+	_, file, _, _ := runtime.Caller(depth)
+	return strings.Contains(file, "k8s.io/klog/") || klog.VDepth(depth, level).Enabled()
 }
 
 func (k *kubeHandler) Handle(ctx context.Context, r slog.Record) error {
@@ -84,7 +98,7 @@ func (k *kubeHandler) Handle(ctx context.Context, r slog.Record) error {
 	}
 	if r.Level < slog.LevelWarn {
 		r.Level = slog.LevelDebug
-		if k.verbosity > 0 {
+		if k.asked {
 			r.Level = slog.LevelInfo
 		}
 	}
@@ -121,7 +135,7 @@ func (k *kubeHandler) writeKlog(data []byte) {
 			return
 		}
 		level = slog.LevelDebug
-		if k.verbosity > 0 {
+		if k.asked {
 			level = slog.LevelInfo
 		}
 	}

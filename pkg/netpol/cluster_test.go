@@ -206,25 +206,26 @@ func TestPolicies(t *testing.T) {
 		{"a pod of another node", "u/p: {podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{from: [{podSelector: {matchLabels: {pod: r}}, namespaceSelector: {}}]}], egress: [{to: [{podSelector: {matchLabels: {pod: r}}, namespaceSelector: {}}]}]}",
 			[]string{"u/a u/b v/a v/b w/a outside > u/a u/b", "u/a u/b > v/a v/b w/a outside"}},
 		{"pods of other nodes are not isolated here", "w/p: {podSelector: {}}", []string{"* > w/a"}},
-		{"by port", "u/p: {podSelector: {}, ingress: [{ports: [{port: 80}]}]}", []string{"* > u/a u/b:81 udp80"}},
-		{"by protocol", "u/p: {podSelector: {}, ingress: [{ports: [{protocol: UDP}]}]}", []string{"* > u/a u/b:80 81"}},
-		{"by port of UDP", "u/p: {podSelector: {}, ingress: [{ports: [{protocol: UDP, port: 80}]}]}", []string{"* > u/a u/b:80 81"}},
-		{"SCTP is not TCP", "u/p: {podSelector: {}, ingress: [{ports: [{protocol: SCTP, port: 80}]}]}", []string{"* > u/a u/b:80 81 udp80"}},
-		{"port range", "u/p: {podSelector: {}, ingress: [{ports: [{port: 81, endPort: 90}]}]}", []string{"* > u/a u/b:80 udp80"}},
-		{"overlapping ranges", "u/p: {podSelector: {}, ingress: [{ports: [{port: 70, endPort: 80}, {port: 75, endPort: 79}, {port: 80}]}]}", []string{"* > u/a u/b:81 udp80"}},
+		{"by port", "u/p: {podSelector: {}, ingress: [{ports: [{port: 80}]}]}", []string{"* > u/a u/b:81 udp80 sctp80"}},
+		{"by protocol", "u/p: {podSelector: {}, ingress: [{ports: [{protocol: UDP}]}]}", []string{"* > u/a u/b:80 81 sctp80"}},
+		{"by port of UDP", "u/p: {podSelector: {}, ingress: [{ports: [{protocol: UDP, port: 80}]}]}", []string{"* > u/a u/b:80 81 sctp80"}},
+		{"by port of SCTP", "u/p: {podSelector: {}, ingress: [{ports: [{protocol: SCTP, port: 80}]}]}", []string{"* > u/a u/b:80 81 udp80"}},
+		{"by another port of SCTP", "u/p: {podSelector: {}, policyTypes: [Egress], egress: [{ports: [{protocol: SCTP, port: 81, endPort: 90}]}]}", []string{"u/a u/b > *"}},
+		{"port range", "u/p: {podSelector: {}, ingress: [{ports: [{port: 81, endPort: 90}]}]}", []string{"* > u/a u/b:80 udp80 sctp80"}},
+		{"overlapping ranges", "u/p: {podSelector: {}, ingress: [{ports: [{port: 70, endPort: 80}, {port: 75, endPort: 79}, {port: 80}]}]}", []string{"* > u/a u/b:81 udp80 sctp80"}},
 		{"port and peer", "u/p: {podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{namespaceSelector: {matchLabels: {ns: v}}}], ports: [{port: 80}]}]}",
-			[]string{"u/a u/b w/a w/r outside > u/a", "v/a v/b > u/a:81 udp80"}},
-		{"named port, ingress", "u/p: {podSelector: {}, ingress: [{ports: [{port: serve}]}]}", []string{"* > u/a:81 udp80", "* > u/b:80 udp80"}},
+			[]string{"u/a u/b w/a w/r outside > u/a", "v/a v/b > u/a:81 udp80 sctp80"}},
+		{"named port, ingress", "u/p: {podSelector: {}, ingress: [{ports: [{port: serve}]}]}", []string{"* > u/a:81 udp80 sctp80", "* > u/b:80 udp80 sctp80"}},
 		{"named port and peer, ingress", "u/p: {podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {ns: v}}}], ports: [{port: serve}]}]}",
-			[]string{"u/a u/b w/a w/r outside > u/a u/b", "v/a v/b > u/a:81 udp80", "v/a v/b > u/b:80 udp80"}},
+			[]string{"u/a u/b w/a w/r outside > u/a u/b", "v/a v/b > u/a:81 udp80 sctp80", "v/a v/b > u/b:80 udp80 sctp80"}},
 		{"named port that nobody has", "u/p: {podSelector: {}, ingress: [{ports: [{port: other}]}]}", []string{"* > u/a u/b"}},
 		{"named port of another protocol", "u/p: {podSelector: {}, ingress: [{ports: [{protocol: UDP, port: serve}]}]}", []string{"* > u/a u/b"}},
 		{"named port, egress", "u/p: {podSelector: {}, egress: [{ports: [{port: serve}]}], policyTypes: [Egress]}",
-			[]string{"u/a u/b > outside", "u/a u/b > u/a v/a w/a:81 udp80", "u/a u/b > u/b v/b w/r:80 udp80"}},
+			[]string{"u/a u/b > outside", "u/a u/b > u/a v/a w/a:81 udp80 sctp80", "u/a u/b > u/b v/b w/r:80 udp80 sctp80"}},
 		{"named port and peer, egress", "u/p: {podSelector: {}, egress: [{to: [{namespaceSelector: {matchLabels: {ns: w}}}], ports: [{port: serve}]}], policyTypes: [Egress]}",
-			[]string{"u/a u/b > u/a u/b v/a v/b outside", "u/a u/b > w/a:81 udp80", "u/a u/b > w/r:80 udp80"}},
+			[]string{"u/a u/b > u/a u/b v/a v/b outside", "u/a u/b > w/a:81 udp80 sctp80", "u/a u/b > w/r:80 udp80 sctp80"}},
 		{"named port and block, egress", "u/p: {podSelector: {}, egress: [{to: [{ipBlock: {cidr: 10.0.0.5/32}}, {ipBlock: {cidr: 'fd00::5/128'}}], ports: [{port: serve}]}], policyTypes: [Egress]}",
-			[]string{"u/a u/b > u/a u/b v/a v/b w/r outside", "u/a u/b > w/a:81 udp80"}},
+			[]string{"u/a u/b > u/a u/b v/a v/b w/r outside", "u/a u/b > w/a:81 udp80 sctp80"}},
 		{"egress to pods", "u/p: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {pod: b}}}]}]}",
 			[]string{"u/a u/b > u/a v/a v/b w/a w/r outside"}},
 		{"egress denied by the client, allowed by the server", "u/p: {podSelector: {matchLabels: {pod: a}}, policyTypes: [Egress], egress: [{to: [{podSelector: {}}]}]}\n" +
@@ -235,7 +236,7 @@ func TestPolicies(t *testing.T) {
 			[]string{"u/a v/a v/b w/a w/r outside > u/a", "u/a > u/a u/b w/a w/r outside"}},
 		{"stacked policies", "u/one: {podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {ns: v}}}], ports: [{port: 80}]}]}\n" +
 			"u/two: {podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{namespaceSelector: {matchLabels: {ns: w}}}], ports: [{port: 81}]}]}",
-			[]string{"u/a u/b outside > u/a u/b", "v/a v/b > u/a u/b:81 udp80", "w/a w/r > u/a:80 udp80", "w/a w/r > u/b"}},
+			[]string{"u/a u/b outside > u/a u/b", "v/a v/b > u/a u/b:81 udp80 sctp80", "w/a w/r > u/a:80 udp80 sctp80", "w/a w/r > u/b"}},
 		{"block", "u/p: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 192.0.2.0/24}}, {ipBlock: {cidr: '2001:db8::/64'}}]}]}",
 			[]string{"u/a u/b v/a v/b w/a w/r > u/a u/b"}},
 		{"block with except", "u/p: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.0.0.0/24, except: [10.0.0.4/30, 10.0.0.6/31]}}, {ipBlock: {cidr: 'fd00::/64', except: ['fd00::4/126']}}]}]}",
@@ -244,7 +245,7 @@ func TestPolicies(t *testing.T) {
 			"u/q: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.0.0.4/32}}, {ipBlock: {cidr: 'fd00::4/128'}}]}]}",
 			[]string{"u/a u/b > w/a w/r outside"}},
 		{"block of everything", "u/p: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}, {ipBlock: {cidr: '::/0'}}], ports: [{port: 80}]}]}",
-			[]string{"* > u/a u/b:81 udp80"}},
+			[]string{"* > u/a u/b:81 udp80 sctp80"}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -261,7 +262,7 @@ func TestPolicies(t *testing.T) {
 				to, ports, _ := strings.Cut(to, ":")
 				for _, from := range strings.Fields(strings.ReplaceAll(from, "*", all)) {
 					for _, to := range strings.Fields(strings.ReplaceAll(to, "*", all)) {
-						for _, port := range strings.Fields(ports + strings.Repeat(" 80 81 udp80", 1-min(len(ports), 1))) {
+						for _, port := range strings.Fields(ports + strings.Repeat(" 80 81 udp80 sctp80", 1-min(len(ports), 1))) {
 							refused[from+" "+to+" "+port] = true
 						}
 					}
@@ -274,16 +275,9 @@ func TestPolicies(t *testing.T) {
 			}()
 			for from := range ends {
 				for to := range ends {
-					for _, port := range []string{"80", "81", "udp80"} {
-						protocol, number := "tcp", port
-						if udp, is := strings.CutPrefix(port, "udp"); is {
-							protocol, number = "udp", udp
-						}
-						n, err := strconv.Atoi(number)
-						if err != nil {
-							t.Fatal(err)
-						}
-						got := w.connects(ends[from], ends[to], protocol, n)
+					for _, port := range []string{"80", "81", "udp80", "sctp80"} {
+						protocol, number := protocolAndPort(t, port)
+						got := w.connects(ends[from], ends[to], protocol, number)
 						// A pod reaches itself whatever policies say.
 						want := from == to && from != "outside" || !refused[from+" "+to+" "+port]
 						if got != want {
@@ -294,6 +288,22 @@ func TestPolicies(t *testing.T) {
 			}
 		})
 	}
+}
+
+// protocolAndPort reads "80", "udp80" or "sctp80".
+func protocolAndPort(t *testing.T, text string) (protocol string, port int) {
+	t.Helper()
+	protocol, number := "tcp", text
+	for _, other := range []string{"udp", "sctp"} {
+		if rest, is := strings.CutPrefix(text, other); is {
+			protocol, number = other, rest
+		}
+	}
+	port, err := strconv.Atoi(number)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return protocol, port
 }
 
 func TestHooks(t *testing.T) {

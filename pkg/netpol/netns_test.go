@@ -238,6 +238,9 @@ func (h host) dial(network string, to netip.AddrPort) (net.Conn, error) {
 // failure is an error of the test.
 func (h host) reaches(t *testing.T, network string, to netip.AddrPort) bool {
 	t.Helper()
+	if network == "sctp" {
+		return h.reachesSCTP(t, to)
+	}
 	conn, err := h.dial(network, to)
 	if err == nil {
 		defer func() { _ = conn.Close() }()

@@ -111,6 +111,7 @@ func newLab(t *testing.T) *lab {
 	}
 	for _, h := range l.hosts {
 		h.serve(t, 80, 81)
+		h.serveSCTP(t, 80, 81)
 	}
 	l.serveService()
 	l.newClient()
@@ -290,17 +291,12 @@ func (l *lab) result(connections []string) string {
 	return strings.Join(lines, "")
 }
 
-// parse reads "from to:port", with "udp" before the port if it isn't TCP.
+// parse reads "from to:port", with "udp" or "sctp" before the port if it isn't TCP.
 func (l *lab) parse(connection string) (from host, to [2]netip.Addr, network string, port uint16) {
 	source, destination, _ := strings.Cut(connection, " ")
-	destination, number, _ := strings.Cut(destination, ":")
-	network = "tcp"
-	if udp, is := strings.CutPrefix(number, "udp"); is {
-		network, number = "udp", udp
-	}
-	if _, err := fmt.Sscan(number, &port); err != nil {
-		l.t.Fatalf("%s: %v", connection, err)
-	}
+	destination, text, _ := strings.Cut(destination, ":")
+	network, number := protocolAndPort(l.t, text)
+	port = uint16(number) //nolint:gosec // a port
 	to = l.hosts[destination].addrs
 	if destination == "service" {
 		to = addrsOf(labService, labServiceIP)
@@ -368,7 +364,7 @@ func TestPackets(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	l.start()
-	const everything = "u/a u/b:80, u/b u/a:81, v/a u/a:80, w/r u/a:80, machine u/a:udp80, u/a v/a:80, u/a w/r:80, u/a machine:80, u/a node:80, node u/a:80"
+	const everything = "u/a u/b:80, u/b u/a:81, v/a u/a:80, w/r u/a:80, machine u/a:udp80, v/a u/a:sctp80, u/a v/a:80, u/a w/r:80, u/a machine:80, u/a node:80, node u/a:80"
 	tests := []struct {
 		name, policies   string
 		allowed, refused string
@@ -407,8 +403,12 @@ func TestPackets(t *testing.T) {
 			"v/a u/a:80, w/r u/b:80", "v/a u/a:81, v/a u/a:udp80"},
 		{"named port, egress", "u/p: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {}}], ports: [{port: serve}]}]}",
 			"u/a v/a:80, u/a w/r:80, u/b service:80", "u/a v/a:81, u/a w/r:81, u/a machine:80"},
-		{"SCTP is not TCP", "u/p: {podSelector: {}, ingress: [{ports: [{protocol: SCTP, port: 80}]}]}",
-			"v/a v/b:80", "v/a u/a:80, v/a u/a:udp80"},
+		{"SCTP", "u/p: {podSelector: {}, ingress: [{ports: [{protocol: SCTP, port: 80}]}]}",
+			"v/a u/a:sctp80, w/r u/b:sctp80", "v/a u/a:sctp81, v/a u/a:80, v/a u/a:udp80"},
+		{"SCTP, egress", "u/p: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {matchLabels: {ns: v}}}], ports: [{protocol: SCTP, port: 81, endPort: 90}]}]}",
+			"u/a v/a:sctp81", "u/a v/a:sctp80, u/a w/r:sctp81, u/a v/a:81"},
+		{"not SCTP", "u/p: {podSelector: {}, ingress: [{ports: [{port: 80}, {protocol: UDP, port: 80}]}]}",
+			"v/a u/a:80, v/a u/a:udp80", "v/a u/a:sctp80"},
 		{"a pod reaches itself", "u/p: {podSelector: {}, policyTypes: [Ingress, Egress]}",
 			"u/a u/a:80, u/a u/a:udp80, u/a service:80", "u/b service:80"},
 		{"stacked", "u/p: {podSelector: {}, ingress: [{from: [{podSelector: {}}], ports: [{port: 80}]}]}\nu/q: {podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{namespaceSelector: {matchLabels: {ns: v}}}], ports: [{port: 81}]}]}",

@@ -85,12 +85,17 @@ func testCopy(s *sandbox) {
 	}
 }
 
-func testAttach(s *sandbox) {
+func testAttach(s *sandbox) { s.attaches("") }
+
+// attaches talks to a container on a node, empty for any.
+func (s *sandbox) attaches(node string) {
+	s.t.Helper()
 	s.apply(`
 apiVersion: v1
 kind: Pod
 metadata: {name: echo}
 spec:
+	nodeName: "` + node + `"
 	restartPolicy: Never
 	containers:
 	- name: main
@@ -245,6 +250,9 @@ func openTerminal(s *sandbox) (person, program *os.File) {
 	return person, program
 }
 
+// profiles is where kube-apiserver and kubelets serve one of Go's profiles.
+const profiles = "/debug/pprof/goroutine?debug=1"
+
 func testRBAC(s *sandbox) {
 	s.kubectl("create", "configmap", "settings")
 	forbidden := func(args ...string) {
@@ -292,6 +300,15 @@ func testRBAC(s *sandbox) {
 	}
 	if _, err := get(s.t.Context(), s.node, "http://127.0.0.1:10255/pods"); err == nil {
 		s.t.Error("the kubelet's read-only port is open")
+	}
+	// Nobody gets profiles, administrators neither: TestConfiguration turns them on.
+	for path, want := range map[string]string{
+		profiles: "NotFound",
+		"/api/v1/nodes/" + s.node.Name + "/proxy" + profiles: "MethodNotAllowed",
+	} {
+		if out, err := s.try("get", "--raw", path); err == nil || !strings.Contains(err.Error(), want) {
+			s.t.Errorf("%s gives an administrator %.100q, error %v, want %q", path, out, err, want)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -55,7 +56,9 @@ func newFleet(t *testing.T, agents int) *fleet {
 }
 
 // serverURL is where agents join.
-func (f *fleet) serverURL() string { return "https://" + f.node.Address.String() + ":6443" }
+func (f *fleet) serverURL() string {
+	return "https://" + net.JoinHostPort(f.node.Address.String(), "6443")
+}
 
 // giveToken puts the cluster's token on a host, as an administrator does.
 func (f *fleet) giveToken(t *testing.T, host *testbed.Host) {
@@ -160,11 +163,40 @@ spec: {type: NodePort, selector: {app: web}, ports: [{port: 80, nodePort: 30080}
 		}
 		cancel()
 	}
+	t.Run("a node changes itself only", func(t *testing.T) {
+		s := *s
+		s.t = t
+		testNodeRestriction(&s, f.agents[0], f.agents[1].name)
+	})
 	t.Run("pods by name across nodes", func(t *testing.T) {
 		s := *s
 		s.t = t
 		testByName(t, &s)
 	})
+}
+
+// testNodeRestriction has the kubelet of a node change its own node and another's.
+func testNodeRestriction(s *sandbox, a *agent, other string) {
+	label := func(node, key string) error {
+		manifest := fmt.Sprintf(`{"apiVersion": "v1", "kind": "Node", "metadata": {"name": %q, "labels": {%q: "y"}}}`, node, key)
+		_, err := a.host.KubectlIn(s.t.Context(), manifest, "--kubeconfig=/var/lib/kedge/agent/etc/kubelet.kubeconfig",
+			"apply", "--server-side", "--field-manager=test", "--validate=false", "-f", "-")
+		return err
+	}
+	if err := label(a.name, "x"); err != nil {
+		s.t.Error(err)
+	}
+	for _, test := range []struct{ node, key, want string }{
+		{other, "x", "is not allowed to modify node"},
+		{a.name, "node-restriction.kubernetes.io/x", "is not allowed to modify labels"},
+		{"made-up", "x", "is not allowed to modify node"},
+	} {
+		if err := label(test.node, test.key); err == nil || !strings.Contains(err.Error(), test.want) {
+			s.t.Errorf("label %s of node %s: error %v, want %q", test.key, test.node, err, test.want)
+		}
+	}
+	s.check("the label", s.field("node/"+a.name, ".metadata.labels.x"), "y")
+	s.check("the other node's", s.field("node/"+other, ".metadata.labels.x"), "")
 }
 
 // testByName has pods with a host name in a headless Service's subdomain, on two

@@ -24,6 +24,7 @@ func TestCluster(t *testing.T) {
 		{"Attach", testAttach},
 		{"ConfigMap", testConfigMap},
 		{"Copy", testCopy},
+		{"Crictl", testCrictl},
 		{"DaemonSet", testDaemonSet},
 		{"Dashboard", testDashboard},
 		{"DNS", testDNS},

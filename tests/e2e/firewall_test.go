@@ -5,9 +5,12 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kedge-k8s/kedge/tests/images"
 )
 
 // dmz lets an agent's host speak to its server's port and send pod traffic, and
@@ -40,10 +43,24 @@ func TestFirewall(t *testing.T) {
 	if _, err := a.host.ExecIn(t.Context(), strings.NewReader(rules), "nft", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}
-	f.join(t, a, "--node-label=zone=dmz")
-	f.waitNode(t, "agent-1")
-	if err := a.host.LoadImage(t.Context(), f.images.Agnhost.Archive); err != nil {
+	if err := os.WriteFile(a.host.Path("/etc/resolv.pods"), []byte("nameserver 192.0.2.53\n"), 0o644); err != nil {
 		t.Fatal(err)
+	}
+	f.join(t, a, "--node-label=zone=dmz", "--lb-server-port=7444", "--resolv-conf=/etc/resolv.pods")
+	f.waitNode(t, "agent-1")
+	for _, image := range []images.Image{f.images.Busybox, f.images.Agnhost} {
+		if err := a.host.LoadImage(t.Context(), image.Archive); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for port, want := range map[string]bool{"6444": false, "7444": true} {
+		conn, err := a.host.Dial(t.Context(), "tcp", "127.0.0.1:"+port)
+		if err == nil {
+			_ = conn.Close()
+		}
+		if (err == nil) != want {
+			t.Errorf("the load balancer listens on port %s: error %v, want it: %t", port, err, want)
+		}
 	}
 	closed, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
@@ -96,7 +113,38 @@ spec:
 	nodeName: node
 	restartPolicy: OnFailure
 	containers: [{name: main, image: AGNHOST, args: [connect, --timeout=5s, "web:80"]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: resolver}
+spec:
+	nodeName: agent-1
+	dnsPolicy: Default
+	restartPolicy: Never
+	containers: [{name: main, image: BUSYBOX, command: [cat, /etc/resolv.conf]}]
 `)
-	s.wait("jsonpath={.status.phase}=Succeeded", "pod/client")
+	s.wait("jsonpath={.status.phase}=Succeeded", "pod/client", "pod/resolver")
+	s.check("the pod's resolv.conf", s.kubectl("logs", "resolver"), "nameserver 192.0.2.53")
 	s.forwards("pod/web", "80", "web")
+	s.attaches("agent-1")
+
+	t.Run("pods through the tunnel", func(t *testing.T) {
+		// Now not even vxlan passes.
+		if _, err := a.host.Exec(t.Context(), "nft", "insert rule inet dmz input udp dport 8472 drop; insert rule inet dmz output udp dport 8472 drop"); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := f.server.Stop(limit); err != nil {
+			t.Fatal(err)
+		}
+		f.start(t, "--egress-selector-mode=pod")
+		// An agent asks for the mode when it starts.
+		if _, _, err := a.process.Stop(limit); err != nil {
+			t.Fatal(err)
+		}
+		f.join(t, a)
+		eventually(t, "an answer by the pod's proxy", func() (bool, string) {
+			out, err := s.try("get", "--raw", "/api/v1/namespaces/"+s.namespace+"/pods/web:80/proxy/hostname")
+			return err == nil && out == "web", fmt.Sprint(out, err)
+		})
+	})
 }

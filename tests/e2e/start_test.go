@@ -5,12 +5,16 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/kedge-k8s/kedge/tests/testbed"
 )
@@ -127,10 +131,22 @@ func TestConfiguration(t *testing.T) {
 		"/etc/kedge/config.yaml": `
 data-dir: /opt/kedge
 node-name: from-file
+log: /var/log/kedge.log
+vmodule: pod_workers=4
+bind-address: 198.18.0.11
+tls-san: [kedge.example.com]
 cluster-cidr: 10.99.0.0/16
 service-cidr: 10.98.0.0/16
+service-node-port-range: 31000-31003
+cluster-dns: 10.98.0.53
+cluster-domain: kedge.test
 write-kubeconfig-mode: "0644"
+write-kubeconfig-group: daemon
+default-local-storage-path: /opt/volumes
 node-label: [a=file, b=file]
+node-internal-dns: [node.internal.example]
+pause-image: ` + c.images.Agnhost.Name + `
+enable-pprof: true
 kubelet-arg: max-pods=42
 `,
 		"/etc/kedge/config.yaml.d/1.yaml": "node-label+: [c=drop-in]\n",
@@ -151,28 +167,51 @@ kubelet-arg: max-pods=42
 	if err := server.WaitReady(t.Context(), limit); err != nil {
 		t.Fatal(err)
 	}
+	content, err := os.ReadFile(c.node.Path("/var/log/kedge.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	// The directory is on an overlay here, on which overlayfs can't keep
 	// containers.
-	if !regexp.MustCompile(`(?m)^\S+ WARN .*native`).MatchString(server.Log()) {
-		t.Errorf("no warning tells that overlayfs isn't used:\n%s", server.Log())
+	if log := string(content); !regexp.MustCompile(`(?m)^\S+ WARN .*native`).MatchString(log) {
+		t.Errorf("no warning tells that overlayfs isn't used:\n%s", log)
+	}
+	if line := regexp.MustCompile(`(?m)^\S+ (INFO|WARN) .*`).FindString(server.Log()); line != "" {
+		t.Errorf("not only the file has the log: %s", line)
 	}
 	if _, err := os.Stat(c.node.Path("/var/lib/kedge/server")); err == nil {
 		t.Error("the default data directory is used as well")
 	}
-	if err := c.node.LoadImage(t.Context(), c.images.Busybox.Archive); err != nil {
-		t.Fatal(err)
-	}
+	// Agnhost, which the pause image is here, comes before the first pod has to.
+	c.loadImages(t)
 	s := c.sandbox(t)
 	for path, want := range map[string]string{
 		".metadata.labels.a": "file", ".metadata.labels.b": "file", ".metadata.labels.c": "drop-in",
 		".spec.podCIDR": "10.99.0.0/24", ".status.allocatable.pods": "42",
+		`.status.addresses[?(@.type=="InternalDNS")].address`: "node.internal.example",
 	} {
 		s.check("the node's "+path, s.field("node/node", path), want)
 	}
 	s.check("the address of the API in the cluster", s.kubectl("--namespace=default", "get", "service/kubernetes", "-o", "jsonpath={.spec.clusterIP}"), "10.98.0.1")
-	s.check("the kubeconfig's server", s.kubectl("config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"), "https://127.0.0.1:7443")
-	if info, err := os.Stat(c.node.Path("/etc/kedge/kedge.yaml")); err != nil || info.Mode().Perm() != 0o644 {
-		t.Errorf("the kubeconfig is %v, error %v, want mode 644", info.Mode(), err)
+	s.check("the kubeconfig's server", s.kubectl("config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"), "https://198.18.0.11:7443")
+	kubeconfig, err := c.node.Exec(t.Context(), "stat", "--format=%a %U %G", "/etc/kedge/kedge.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.check("the kubeconfig's mode, user and group", strings.TrimSpace(kubeconfig), "644 root daemon")
+	s.check("the API by another name", s.kubectl("--tls-server-name=kedge.example.com", "get", "--raw", "/readyz"), "ok")
+	if conn, err := c.node.Dial(t.Context(), "tcp", "127.0.0.1:7443"); err == nil {
+		_ = conn.Close()
+		t.Error("the API is served at another address than bind-address too")
+	}
+	for _, path := range []string{profiles, "/api/v1/nodes/node/proxy" + profiles} {
+		if out := s.kubectl("get", "--raw", path); !strings.Contains(out, "goroutine profile: total") {
+			t.Errorf("%s gives %.200q, want a profile", path, out)
+		}
+	}
+	s.kubectl("create", "service", "nodeport", "web", "--tcp=80")
+	if port := s.field("service/web", ".spec.ports[0].nodePort"); port < "31000" || port > "31003" {
+		t.Errorf("the port of a Service is %s, want one from 31000 to 31003", port)
 	}
 
 	s.apply(`
@@ -185,26 +224,151 @@ spec:
 	containers: [{name: main, image: BUSYBOX, command: [cat, /etc/resolv.conf]}]
 ---
 apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
+---
+apiVersion: v1
 kind: Pod
 metadata: {name: inside}
 spec:
 	restartPolicy: Never
-	containers: [{name: main, image: BUSYBOX, command: [cat, /etc/resolv.conf]}]
+	containers:
+	- name: main
+		image: BUSYBOX
+		command: [sh, -c, cat /etc/resolv.conf && until nslookup kubernetes.default.svc.kedge.test >&2; do sleep 1; done]
+		volumeMounts: [{name: data, mountPath: /data}]
+	volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]
 `)
 	s.wait("jsonpath={.status.phase}=Succeeded", "pod/outside", "pod/inside")
-	for pod, want := range map[string]string{"outside": "nameserver 198.18.0.1", "inside": "nameserver 10.98.0.10"} {
-		if out := s.kubectl("logs", pod); !strings.Contains(out, want) || strings.Contains(out, "127.0.0.53") {
-			t.Errorf("the resolv.conf of pod %s is %q, want %q in it", pod, out, want)
+	for pod, wanted := range map[string][]string{
+		"outside": {"nameserver 198.18.0.1"},
+		"inside":  {"nameserver 10.98.0.53", "search " + s.namespace + ".svc.kedge.test svc.kedge.test kedge.test"},
+	} {
+		out := s.kubectl("logs", pod)
+		for _, want := range wanted {
+			if !strings.Contains(out, want) || strings.Contains(out, "127.0.0.53") {
+				t.Errorf("the resolv.conf of pod %s is %q, want %q in it", pod, out, want)
+			}
 		}
+	}
+	if path := s.field("pv/"+s.field("pvc/data", ".spec.volumeName"), ".spec['hostPath','local'].path"); !strings.HasPrefix(path, "/opt/volumes/") {
+		t.Errorf("the volume is in %s, want it in /opt/volumes", path)
+	}
+	sandboxes, err := c.node.Kedge(t.Context(), "ctr", "--namespace=k8s.io", "containers", "list", `labels."io.cri-containerd.kind"==sandbox`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(sandboxes, c.images.Agnhost.Name); n < 2 || strings.Count(sandboxes, "\n") != n+1 {
+		t.Errorf("not all pods have the pause image %s:\n%s", c.images.Agnhost.Name, sandboxes)
+	}
+	content, err = os.ReadFile(c.node.Path("/var/log/kedge.log"))
+	if err != nil || !strings.Contains(string(content), "Pod is being synced for the first time") {
+		t.Errorf("the log, error %v, has nothing of vmodule's pod_workers:\n%.5000s", err, content)
 	}
 	for _, path := range []string{"/etc/cni", "/opt/cni"} {
 		if _, err := os.Stat(c.node.Path(path)); err == nil {
 			t.Errorf("%s, which other software uses, was made", path)
 		}
 	}
+	// It registers anew.
+	s.kubectl("delete", "node/node")
 	if took, code, err := server.Stop(30 * time.Second); err != nil || code != 0 {
 		t.Errorf("stopping took %s and ended with code %d, error %v", took, code, err)
 	}
+	t.Run("leaner", func(t *testing.T) {
+		s := *s
+		s.t = t
+		testLeaner(t, c, &s)
+	})
+}
+
+// testLeaner starts a server that has been stopped again without some of its parts,
+// and with a container runtime of the user's.
+func testLeaner(t *testing.T, c *cluster, s *sandbox) {
+	listener, err := net.Listen("unix", c.node.Path("/run/runtime.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime := grpc.NewServer()
+	cri.RegisterRuntimeServiceServer(runtime, emptyRuntime{})
+	cri.RegisterImageServiceServer(runtime, emptyRuntime{})
+	go func() { _ = runtime.Serve(listener) }()
+	t.Cleanup(runtime.Stop)
+	// Which another runtime has its own of.
+	if _, err := c.node.Exec(t.Context(), "sed", "-i", "/^pause-image:/d", "/etc/kedge/config.yaml"); err != nil {
+		t.Fatal(err)
+	}
+	server, err := c.node.Start("server", "--node-name=node", "--https-listen-port=7443", "--log=", "--v=2",
+		"--disable-scheduler", "--disable-kube-proxy", "--disable-cloud-controller", "--container-runtime-endpoint=/run/runtime.sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.WaitReady(t.Context(), limit); err != nil {
+		t.Fatal(err)
+	}
+	s.check("the node's runtime", s.field("node/node", ".status.nodeInfo.containerRuntimeVersion"), "empty://1.2.3")
+	s.check("the node's taints", s.field("node/node", ".spec.taints"), "")
+	s.check("the node's address", s.field("node/node", `.status.addresses[?(@.type=="InternalIP")].address`), c.node.Address.String())
+	if !strings.Contains(server.Log(), "SyncLoop ADD") {
+		t.Errorf("the log has nothing that only v=2 shows:\n%s", server.Log())
+	}
+	const pod = `
+apiVersion: v1
+kind: Pod
+metadata: {name: %s}
+spec:
+	%s
+	containers: [{name: main, image: BUSYBOX, imagePullPolicy: Never}]
+`
+	s.apply(fmt.Sprintf(pod, "unplaced", ""))
+	s.apply(fmt.Sprintf(pod, "placed", "nodeName: node"))
+	eventually(t, "the kubelet to have seen the pod that has a node", func() (bool, string) {
+		state := s.field("pod/placed", ".status")
+		return strings.Contains(state, "hostIP"), state
+	})
+	s.check("the node of the other pod", s.field("pod/unplaced", ".spec.nodeName"), "")
+	for port, part := range map[string]string{"10259": "kube-scheduler", "10249": "kube-proxy", "10256": "kube-proxy"} {
+		if conn, err := c.node.Dial(t.Context(), "tcp", "127.0.0.1:"+port); err == nil {
+			_ = conn.Close()
+			t.Errorf("somebody listens on port %s of %s", port, part)
+		}
+	}
+	if took, code, err := server.Stop(30 * time.Second); err != nil || code != 0 {
+		t.Errorf("stopping took %s and ended with code %d, error %v", took, code, err)
+	}
+}
+
+// emptyRuntime is a container runtime that is well and runs nothing.
+type emptyRuntime struct {
+	cri.UnimplementedRuntimeServiceServer
+	cri.UnimplementedImageServiceServer
+}
+
+func (emptyRuntime) Version(context.Context, *cri.VersionRequest) (*cri.VersionResponse, error) {
+	return &cri.VersionResponse{Version: "0.1.0", RuntimeName: "empty", RuntimeVersion: "1.2.3", RuntimeApiVersion: "v1"}, nil
+}
+
+func (emptyRuntime) Status(context.Context, *cri.StatusRequest) (*cri.StatusResponse, error) {
+	return &cri.StatusResponse{Status: &cri.RuntimeStatus{Conditions: []*cri.RuntimeCondition{
+		{Type: cri.RuntimeReady, Status: true}, {Type: cri.NetworkReady, Status: true},
+	}}}, nil
+}
+
+func (emptyRuntime) ListPodSandbox(context.Context, *cri.ListPodSandboxRequest) (*cri.ListPodSandboxResponse, error) {
+	return &cri.ListPodSandboxResponse{}, nil
+}
+
+func (emptyRuntime) ListContainers(context.Context, *cri.ListContainersRequest) (*cri.ListContainersResponse, error) {
+	return &cri.ListContainersResponse{}, nil
+}
+
+func (emptyRuntime) ListImages(context.Context, *cri.ListImagesRequest) (*cri.ListImagesResponse, error) {
+	return &cri.ListImagesResponse{}, nil
+}
+
+func (emptyRuntime) ImageFsInfo(context.Context, *cri.ImageFsInfoRequest) (*cri.ImageFsInfoResponse, error) {
+	return &cri.ImageFsInfoResponse{}, nil
 }
 
 // testSecondServer starts another server on the data directory of the first.
