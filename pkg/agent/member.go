@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/kedge-k8s/kedge/pkg/atomicfile"
+	"github.com/kedge-k8s/kedge/pkg/clock"
 	"github.com/kedge-k8s/kedge/pkg/component"
 	"github.com/kedge-k8s/kedge/pkg/config"
 	"github.com/kedge-k8s/kedge/pkg/control"
@@ -259,6 +260,7 @@ func (r *renewal) Failed() <-chan error           { return r.run.Failed() }
 
 func (r *renewal) Start(context.Context) error {
 	r.run.Run(func(ctx context.Context) error {
+		clockSet := clock.Sets(ctx, r.member.log)
 		wait := pki.CheckInterval
 		for {
 			select {
@@ -266,9 +268,14 @@ func (r *renewal) Start(context.Context) error {
 				return nil
 			case <-time.After(wait):
 			case <-r.look:
+			case <-clockSet:
 			}
 			wait = pki.CheckInterval
-			if err := r.check(ctx); err != nil && ctx.Err() == nil {
+			err := r.check(ctx)
+			if errors.Is(err, component.ErrRestart) {
+				return err
+			}
+			if err != nil && ctx.Err() == nil {
 				r.member.log.Warn("renewing the node's certificates failed; it is tried again", "component", r.Name(), "in", renewalRetry, "err", err)
 				wait = renewalRetry
 			}
@@ -287,8 +294,16 @@ func (r *renewal) lookSoon() {
 }
 
 // check renews the certificates if they are near their end, or the cluster has new
-// authorities.
+// authorities. With one that has ended, as after the clock was set, a node can't ask
+// for another: it joins again if it has a token.
 func (r *renewal) check(ctx context.Context) error {
+	cert, err := r.member.certificate()
+	if err != nil {
+		return err
+	}
+	if time.Now().After(cert.Leaf.NotAfter) && r.member.client.Token.Secret() != "" {
+		return fmt.Errorf("the node's certificate has ended, and the token gets another: %w", component.ErrRestart)
+	}
 	succeeded, err := r.member.succeeded(ctx)
 	if err != nil {
 		return err
