@@ -36,6 +36,7 @@ type member struct {
 	fallback string // host:port that the user gave
 
 	client  join.Client
+	ended   time.Time // when the certificate ended that can't be used any more; zero: there is none
 	secret  string
 	cluster join.Cluster
 	issued  join.Certificates
@@ -88,10 +89,25 @@ func (m *member) load() error {
 		return err
 	}
 	m.client.Former = strings.Fields(string(former))
-	if cert, err := m.certificate(); err == nil && time.Now().Before(cert.Leaf.NotAfter) {
-		m.client.Certificate = cert
+	if cert, err := m.certificate(); err == nil { // else it has not joined yet, or not to the end
+		if time.Now().After(cert.Leaf.NotAfter) {
+			m.ended = cert.Leaf.NotAfter
+		} else {
+			m.client.Certificate = cert
+		}
 	}
 	return nil
+}
+
+// needsToken says why this machine can't join without one.
+func (m *member) needsToken() error {
+	give := fmt.Sprintf("give the token of the cluster with --token, --token-file or KEDGE_TOKEN; a server has it in %s", m.paths.NodeToken())
+	if m.ended.IsZero() {
+		return errors.New("this machine has not joined yet: " + give)
+	}
+	const layout = "2006-01-02 15:04 UTC"
+	return fmt.Errorf("this node's certificate ended at %s, and this machine's clock says %s: if that is wrong, set the clock (with timedatectl, or date); else %s",
+		m.ended.UTC().Format(layout), time.Now().UTC().Format(layout), give)
 }
 
 // certificate reads the node's certificate of identity Agent.
