@@ -35,7 +35,7 @@ import (
 const clusterLimit = 15 * time.Second
 
 func tokenCommand() *cli.Command {
-	kubeconfig := &cli.StringFlag{Name: "kubeconfig", Usage: "Talk to the cluster of this `FILE`", DefaultText: "KUBECONFIG, or " + config.DefaultKubeconfig}
+	kubeconfig := &cli.StringFlag{Name: "kubeconfig", Usage: "Talk to the cluster of this `FILE`", DefaultText: "KUBECONFIG, or the one that the server writes"}
 	output := &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "Print as `FORM`: text or json", Value: "text"}
 	return group(&cli.Command{
 		Name:  "token",
@@ -353,7 +353,7 @@ func connect(c *cli.Context) (*cluster, error) {
 	}
 	restConfig, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
 	if clientcmd.IsEmptyConfig(err) {
-		return nil, errNoCluster
+		return nil, errNoCluster()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the kubeconfig: %w", err)
@@ -362,7 +362,7 @@ func connect(c *cli.Context) (*cluster, error) {
 		return nil, fmt.Errorf("read the kubeconfig: %w", err)
 	}
 	if len(restConfig.CAData) == 0 {
-		return nil, errors.New("the kubeconfig does not say which CA the cluster has, which a token must: use the one that the server writes, " + config.DefaultKubeconfig)
+		return nil, errors.New("the kubeconfig does not say which CA the cluster has, which a token must: use the one that the server writes, " + adminKubeconfig())
 	}
 	restConfig.Timeout = clusterLimit
 	client, err := kubernetes.NewForConfig(restConfig)
@@ -372,25 +372,28 @@ func connect(c *cli.Context) (*cluster, error) {
 	return &cluster{restConfig, client}, nil
 }
 
-var errNoCluster = fmt.Errorf("there is no cluster to talk to: start one with sudo kedge server, or name the kubeconfig of another with --kubeconfig (there is no %s)", config.DefaultKubeconfig)
+func errNoCluster() error {
+	return fmt.Errorf("there is no cluster to talk to: start one with sudo kedge server, or name the kubeconfig of another with --kubeconfig (there is no %s)", adminKubeconfig())
+}
 
 // findKubeconfig chooses the kubeconfig as kedge kubectl does.
 func findKubeconfig(rules *clientcmd.ClientConfigLoadingRules) error {
 	if os.Getenv(clientcmd.RecommendedConfigPathEnvVar) != "" {
 		return nil
 	}
-	file, err := os.Open(config.DefaultKubeconfig)
+	path := adminKubeconfig()
+	file, err := os.Open(path)
 	if err == nil {
-		rules.ExplicitPath = config.DefaultKubeconfig
+		rules.ExplicitPath = path
 		return file.Close()
 	}
 	if _, homeErr := os.Stat(clientcmd.RecommendedHomeFile); homeErr == nil {
 		return nil
 	}
 	if errors.Is(err, fs.ErrPermission) {
-		return errUnreadable(config.DefaultKubeconfig)
+		return errUnreadable(path)
 	}
-	return errNoCluster
+	return errNoCluster()
 }
 
 // explain says what an error of a request means for the person who made it.
@@ -398,7 +401,7 @@ func (c *cluster) explain(err error) error {
 	var netErr net.Error
 	switch {
 	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
-		return fmt.Errorf("you may not do this with your kubeconfig (%w): use the administrator's, %s", err, config.DefaultKubeconfig)
+		return fmt.Errorf("you may not do this with your kubeconfig (%w): use the administrator's, %s", err, adminKubeconfig())
 	case errors.As(err, &netErr):
 		return fmt.Errorf("the cluster at %s does not answer: is the server running? (%w)", c.Host, err)
 	}

@@ -125,6 +125,7 @@ data-dir: /opt/kedge
 node-name: from-file
 cluster-cidr: 10.99.0.0/16
 service-cidr: 10.98.0.0/16
+write-kubeconfig: /opt/admin.yaml
 write-kubeconfig-mode: "0644"
 node-label: [a=file, b=file]
 kubelet-arg: max-pods=42
@@ -167,8 +168,20 @@ kubelet-arg: max-pods=42
 	}
 	s.check("the address of the API in the cluster", s.kubectl("--namespace=default", "get", "service/kubernetes", "-o", "jsonpath={.spec.clusterIP}"), "10.98.0.1")
 	s.check("the kubeconfig's server", s.kubectl("config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"), "https://127.0.0.1:7443")
-	if info, err := os.Stat(c.node.Path("/etc/kedge/kedge.yaml")); err != nil || info.Mode().Perm() != 0o644 {
-		t.Errorf("the kubeconfig is %v, error %v, want mode 644", info.Mode(), err)
+	// kubectl has found the kubeconfig by the configuration, and so do the others.
+	if _, err := os.Stat(c.node.Path("/etc/kedge/kedge.yaml")); err == nil {
+		t.Error("the kubeconfig is at its default place, too")
+	}
+	if info, err := os.Stat(c.node.Path("/opt/admin.yaml")); err != nil {
+		t.Error(err)
+	} else if info.Mode().Perm() != 0o644 {
+		t.Errorf("the kubeconfig has mode %v, want 644", info.Mode())
+	}
+	if out, err := c.node.Kedge(t.Context(), "token", "create", "--description=found"); err != nil || !strings.HasPrefix(out, "K10") {
+		t.Errorf("kedge token create says %q, error %v", out, err)
+	}
+	if out, err := c.node.Kedge(t.Context(), "token", "list"); err != nil || !strings.Contains(out, "found") {
+		t.Errorf("kedge token list says %q, error %v", out, err)
 	}
 
 	s.apply(`
