@@ -56,7 +56,7 @@ processes, a random one is made.`,
 					&cli.StringSliceFlag{Name: "usages", Usage: "`USES` of the token: authentication lets machines join, signing is for kubeadm", Value: cli.NewStringSlice(bootstraptoken.UsageAuthentication, bootstraptoken.UsageSigning)},
 					&cli.StringSliceFlag{Name: "groups", Usage: "`GROUPS` that who shows the token belongs to", Value: cli.NewStringSlice(bootstraptoken.DefaultGroup)},
 					&cli.StringFlag{Name: "description", Usage: "What the token is for, as a `TEXT` that list shows"},
-					&cli.BoolFlag{Name: "print-join-command", Usage: "Print the command to join with instead of the token", DisableDefaultText: true},
+					&cli.BoolFlag{Name: "print-join-command", Usage: "Print the command for the machine that joins instead of the token", DisableDefaultText: true},
 				},
 				Action: createToken,
 			},
@@ -159,7 +159,7 @@ func createToken(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		text = fmt.Sprintf("sudo kedge agent --server %s --token %s", server, full)
+		text = joinCommand(server, full)
 	}
 	err = bootstraptoken.Create(c.Context, cluster.client, t)
 	if apierrors.IsAlreadyExists(err) {
@@ -176,6 +176,14 @@ func createToken(c *cli.Context) error {
 	}
 	fmt.Fprintln(c.App.Writer, text)
 	return nil
+}
+
+// joinCommand is one line for the shell of a machine that is to join. The token is
+// in a file there: sudo would show it in the list of processes as long as the agent
+// runs, which asks for it again when its certificate has ended.
+func joinCommand(server, token string) string {
+	const file = config.DefaultTokenFile
+	return fmt.Sprintf("echo %s | sudo install -D -m 600 /dev/stdin %s && sudo kedge agent --server %s --token-file %[2]s", token, file, server)
 }
 
 // givenToken is the token on the command line, or a random one.
