@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -107,6 +108,29 @@ func TestCommands(t *testing.T) {
 				}
 			}
 		})
+	}
+	t.Run("kubeconfig of root alone", func(t *testing.T) { testUnreadable(t, host) })
+}
+
+// testUnreadable gives a user who is not root commands that need the administrator's
+// kubeconfig, which is for root alone.
+func testUnreadable(t *testing.T, host *testbed.Host) {
+	// Anybody can run it there, and it is unpacked.
+	if _, err := host.Exec(t.Context(), "sh", "-c", "mkdir -p /etc/kedge /opt/bin && install -m 600 /dev/null /etc/kedge/kedge.yaml && cp "+host.Binary+" /opt/bin/kedge && chmod 755 /opt/bin/kedge"); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"kubectl", "get", "nodes"}, {"token", "list"}} {
+		cmd := host.Command(t.Context(), "/opt/bin/kedge", args...)
+		cmd.Env = append(cmd.Env, "HOME=/nonexistent")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		var stdout, stderr strings.Builder
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		if err := host.StartCommand(cmd); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait() // the code tells more
+		refused(t, testbed.Result{Stdout: stdout.String(), Stderr: stderr.String(), Code: cmd.ProcessState.ExitCode()},
+			"you may not read /etc/kedge/kedge.yaml", "sudo", "--write-kubeconfig-group")
 	}
 }
 
