@@ -244,7 +244,7 @@ $(LINT): tools/go.mod
 	CGO_ENABLED=0 go -C tools build -o $(abspath $@) github.com/golangci/golangci-lint/v2/cmd/golangci-lint && touch $@
 
 lint: $(LINT) test-deps ## look at the code: golangci-lint, shellcheck
-	$(LINT) run --build-tags '$(TAGS) e2e vm labs datastores' ./...
+	$(LINT) run --build-tags '$(TAGS) e2e vm labs datastores dashboard' ./...
 	cd cmd/addons && $(abspath $(LINT)) run ./...
 	shellcheck -x -P SCRIPTDIR install.sh scripts/*.sh tests/vm/*.sh tests/images/debian/*.sh tests/images/debian/files/*.sh .ci/run
 
@@ -253,7 +253,7 @@ UNIT = $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}
 
 unit: $(BIN)/pause $(BIN)/nft $(BIN)/cni build/nft/packages ## unit tests, with the race detector
 	go test -race -count=1 $(UNIT)
-	go -C cmd/addons test -count=1 ./...
+	go -C cmd/addons test -race -count=1 ./...
 
 docs: ## write docs/options.md from the table of options
 	go run ./scripts/options

@@ -298,6 +298,57 @@ func TestSymlinks(t *testing.T) {
 	}
 }
 
+// A secret is out of the list of processes before the first start unpacks.
+func TestSecretWhileUnpacking(t *testing.T) {
+	s := launch{dataDir: t.TempDir(), argv: []string{"kedge", "agent", "--token", "s3cret", "--debug"}}
+	release := lockStore(t, s.dataDir)
+	cmd := s.command()
+	var stdout bytes.Buffer
+	cmd.Stdout = &stdout
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(stderr).ReadString('\n'); !strings.Contains(line, "waiting") {
+		t.Errorf("it says %q, error %v", line, err)
+	}
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", cmd.Process.Pid))
+	if want := "kedge\x00agent\x00--debug\x00"; err != nil || string(line) != want {
+		t.Errorf("its command line is %q, error %v", line, err)
+	}
+	release()
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	var a answer
+	if err := json.Unmarshal(stdout.Bytes(), &a); err != nil {
+		t.Fatal(err)
+	}
+	if a.Exe != program(s.dataDir) || !slices.Contains(a.Environ, "KEDGE_TOKEN=s3cret") {
+		t.Errorf("ran %s in the environment %q", a.Exe, a.Environ)
+	}
+}
+
+// lockStore has launchers wait before they unpack, until release.
+func lockStore(t testing.TB, dataDir string) (release func()) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Join(dataDir, "data"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := os.Create(filepath.Join(dataDir, "data", ".lock"))
+	if err == nil {
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = lock.Close() })
+	return func() { _ = lock.Close() }
+}
+
 // The launcher needs no library, no shell and no file but its own.
 func TestNothingElseNeeded(t *testing.T) {
 	needRoot(t)
@@ -384,18 +435,8 @@ func TestHangupWhileWaiting(t *testing.T) {
 	for name, ignored := range map[string]bool{"hangup": false, "hangup under nohup": true} {
 		t.Run(name, func(t *testing.T) {
 			s := launch{dataDir: t.TempDir()}
-			if err := os.Mkdir(filepath.Join(s.dataDir, "data"), 0o700); err != nil {
-				t.Fatal(err)
-			}
 			name := filepath.Join(s.dataDir, "data", ".lock")
-			lock, err := os.Create(name)
-			if err == nil {
-				err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = lock.Close() }()
+			release := lockStore(t, s.dataDir)
 			cmd := s.command()
 			stderr, err := cmd.StderrPipe()
 			if err != nil {
@@ -425,9 +466,7 @@ func TestHangupWhileWaiting(t *testing.T) {
 			wantCode := 1
 			if ignored {
 				wantCode = 0
-				if err := lock.Close(); err != nil {
-					t.Error(err)
-				}
+				release()
 				expect("unpacking")
 				expect("done")
 			} else {

@@ -46,6 +46,11 @@ func run() error {
 		return strings.HasPrefix(v, launcherEnv+"=")
 	}), launcherEnv+"="+name)
 	argv, env := hideSecrets(os.Args, env)
+	if len(argv) < len(os.Args) {
+		// This process shows none either while it unpacks, which takes seconds, and as
+		// the first of a container. Where that fails the program hides them later.
+		_ = syscall.Exec(name, argv, env) //nolint:gosec // as everything was given to it
+	}
 
 	dirs, err := dataDirs(config.DataDir(arguments(os.Args), os.Environ()))
 	if err != nil {

@@ -147,7 +147,7 @@ func (a *Agent) newMember() (*member, error) {
 		}
 	}
 	if m.client.Certificate == nil && a.config.Join.Token == "" {
-		return nil, fmt.Errorf("this machine has not joined yet: give the token of the cluster with --token, --token-file or KEDGE_TOKEN; a server has it in %s", a.config.Paths.NodeToken())
+		return nil, m.needsToken()
 	}
 	server, err := url.Parse(a.config.Join.Server)
 	if err != nil || server.Host == "" {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/kedge-k8s/kedge/pkg/atomicfile"
+	"github.com/kedge-k8s/kedge/pkg/clock"
 	"github.com/kedge-k8s/kedge/pkg/component"
 	"github.com/kedge-k8s/kedge/pkg/config"
 	"github.com/kedge-k8s/kedge/pkg/control"
@@ -35,6 +36,7 @@ type member struct {
 	fallback string // host:port that the user gave
 
 	client  join.Client
+	ended   time.Time // when the certificate ended that can't be used any more; zero: there is none
 	secret  string
 	cluster join.Cluster
 	issued  join.Certificates
@@ -87,10 +89,25 @@ func (m *member) load() error {
 		return err
 	}
 	m.client.Former = strings.Fields(string(former))
-	if cert, err := m.certificate(); err == nil && time.Now().Before(cert.Leaf.NotAfter) {
-		m.client.Certificate = cert
+	if cert, err := m.certificate(); err == nil { // else it has not joined yet, or not to the end
+		if time.Now().After(cert.Leaf.NotAfter) {
+			m.ended = cert.Leaf.NotAfter
+		} else {
+			m.client.Certificate = cert
+		}
 	}
 	return nil
+}
+
+// needsToken says why this machine can't join without one.
+func (m *member) needsToken() error {
+	give := fmt.Sprintf("give the token of the cluster with --token, --token-file or KEDGE_TOKEN; a server has it in %s", m.paths.NodeToken())
+	if m.ended.IsZero() {
+		return errors.New("this machine has not joined yet: " + give)
+	}
+	const layout = "2006-01-02 15:04 UTC"
+	return fmt.Errorf("this node's certificate ended at %s, and this machine's clock says %s: if that is wrong, set the clock (with timedatectl, or date); else %s",
+		m.ended.UTC().Format(layout), time.Now().UTC().Format(layout), give)
 }
 
 // certificate reads the node's certificate of identity Agent.
@@ -259,6 +276,7 @@ func (r *renewal) Failed() <-chan error           { return r.run.Failed() }
 
 func (r *renewal) Start(context.Context) error {
 	r.run.Run(func(ctx context.Context) error {
+		clockSet := clock.Sets(ctx, r.member.log)
 		wait := pki.CheckInterval
 		for {
 			select {
@@ -266,9 +284,14 @@ func (r *renewal) Start(context.Context) error {
 				return nil
 			case <-time.After(wait):
 			case <-r.look:
+			case <-clockSet:
 			}
 			wait = pki.CheckInterval
-			if err := r.check(ctx); err != nil && ctx.Err() == nil {
+			err := r.check(ctx)
+			if errors.Is(err, component.ErrRestart) {
+				return err
+			}
+			if err != nil && ctx.Err() == nil {
 				r.member.log.Warn("renewing the node's certificates failed; it is tried again", "component", r.Name(), "in", renewalRetry, "err", err)
 				wait = renewalRetry
 			}
@@ -287,8 +310,16 @@ func (r *renewal) lookSoon() {
 }
 
 // check renews the certificates if they are near their end, or the cluster has new
-// authorities.
+// authorities. With one that has ended, as after the clock was set, a node can't ask
+// for another: it joins again if it has a token.
 func (r *renewal) check(ctx context.Context) error {
+	cert, err := r.member.certificate()
+	if err != nil {
+		return err
+	}
+	if time.Now().After(cert.Leaf.NotAfter) && r.member.client.Token.Secret() != "" {
+		return fmt.Errorf("the node's certificate has ended, and the token gets another: %w", component.ErrRestart)
+	}
 	succeeded, err := r.member.succeeded(ctx)
 	if err != nil {
 		return err

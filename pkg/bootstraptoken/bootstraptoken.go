@@ -13,11 +13,13 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/cluster-bootstrap/token/api"
 	"k8s.io/cluster-bootstrap/token/util"
 
+	"github.com/kedge-k8s/kedge/pkg/join"
 	"github.com/kedge-k8s/kedge/pkg/token"
 )
 
@@ -144,6 +146,27 @@ func Create(ctx context.Context, client kubernetes.Interface, t Token) error {
 // Delete removes the token with an ID from the cluster.
 func Delete(ctx context.Context, client kubernetes.Interface, id string) error {
 	return client.CoreV1().Secrets(metav1.NamespaceSystem).Delete(ctx, SecretName(id), metav1.DeleteOptions{})
+}
+
+// Check looks up a token that a machine wants to join with. The error wraps
+// join.ErrUnknownToken if nobody may with it now.
+func Check(ctx context.Context, client kubernetes.Interface, given token.Token, now time.Time) error {
+	const advice = "make one with kedge token create on a server"
+	secret, err := client.CoreV1().Secrets(metav1.NamespaceSystem).Get(ctx, SecretName(given.BootstrapID), metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return fmt.Errorf("%w: %s", join.ErrUnknownToken, advice)
+	case err != nil:
+		return err
+	}
+	stored, err := FromSecret(secret)
+	if err != nil || !stored.Equal(given) || !stored.Authenticates() {
+		return join.ErrUnknownToken
+	}
+	if stored.Expired(now) {
+		return fmt.Errorf("%w: it expired at %s; %s", join.ErrUnknownToken, stored.Expires.Format(time.RFC3339), advice)
+	}
+	return nil
 }
 
 // List returns the tokens of the cluster by ID. Secrets that should hold one and

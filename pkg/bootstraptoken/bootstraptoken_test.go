@@ -1,6 +1,7 @@
 package bootstraptoken
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clientgotesting "k8s.io/client-go/testing"
 
+	"github.com/kedge-k8s/kedge/pkg/join"
 	"github.com/kedge-k8s/kedge/pkg/token"
 )
 
@@ -156,6 +158,53 @@ func TestExpired(t *testing.T) {
 		if got := (Token{Expires: expires}).Expired(now); got != want {
 			t.Errorf("a token that ends at %v has expired: %v, want %v", expires, got, want)
 		}
+	}
+}
+
+func TestCheck(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	client := newClient()
+	ends, forever, signing := newToken(t, "aaaaaa"), newToken(t, "bbbbbb"), newToken(t, "cccccc")
+	ends.Expires = now.Add(time.Hour)
+	signing.Usages = []string{UsageSigning}
+	for _, made := range []Token{ends, forever, signing} {
+		if err := Create(t.Context(), client, made); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other, err := token.New(nil, "bbbbbb", "fedcba9876543210")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const advice = "make one with kedge token create on a server"
+	for name, tc := range map[string]struct {
+		given   token.Token
+		at      time.Time
+		refused bool
+		want    string // in the refusal
+	}{
+		"good":                {ends.Token, now, false, ""},
+		"a moment too late":   {ends.Token, ends.Expires, true, "it expired at 2026-03-01T13:00:00Z; " + advice},
+		"long expired":        {ends.Token, now.AddDate(1, 0, 0), true, "it expired at 2026-03-01T13:00:00Z; " + advice},
+		"never expires":       {forever.Token, now.AddDate(10, 0, 0), false, ""},
+		"wrong secret":        {other, now, true, ""},
+		"not made to join":    {signing.Token, now, true, ""},
+		"there is none of it": {newToken(t, "dddddd").Token, now, true, advice},
+	} {
+		err := Check(t.Context(), client, tc.given, tc.at)
+		if errors.Is(err, join.ErrUnknownToken) != tc.refused || (err != nil) != tc.refused {
+			t.Errorf("%s: got %v, refused should be %v", name, err, tc.refused)
+			continue
+		}
+		if err != nil && (!strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), secret)) {
+			t.Errorf("%s: got %q, want %q in it", name, err, tc.want)
+		}
+	}
+	client.PrependReactor("get", "secrets", func(clientgotesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewServiceUnavailable("away")
+	})
+	if err := Check(t.Context(), client, forever.Token, now); err == nil || errors.Is(err, join.ErrUnknownToken) {
+		t.Errorf("a datastore that is away gives %v", err)
 	}
 }
 

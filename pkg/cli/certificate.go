@@ -78,18 +78,13 @@ func placeOptions() []config.Option {
 
 // places says where this machine keeps its certificates, whatever its role.
 func places(c *cli.Context) (paths config.Paths, kubeconfig string) {
-	flags := given(c, placeOptions())
 	var args []string
-	for name, values := range flags {
+	for name, values := range given(c, placeOptions()) {
 		for _, value := range values {
 			args = append(args, "--"+name+"="+value)
 		}
 	}
-	paths, kubeconfig = config.Paths{DataDir: config.DataDir(args, os.Environ())}, config.DefaultKubeconfig
-	if server, err := config.LoadServer(flags, os.Environ()); err == nil {
-		kubeconfig = server.Kubeconfig.Path
-	}
-	return paths, kubeconfig
+	return config.Paths{DataDir: config.DataDir(args, os.Environ())}, config.AdminKubeconfig(args, os.Environ())
 }
 
 func checkCertificates(c *cli.Context) error {

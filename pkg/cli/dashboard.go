@@ -30,8 +30,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/rest"
-
-	"github.com/kedge-k8s/kedge/pkg/config"
 )
 
 const (
@@ -57,7 +55,7 @@ var dashboardRoles = map[string][]string{
 var mightyNamespaces = []string{metav1.NamespaceSystem, dashboardName}
 
 func dashboardCommand() *cli.Command {
-	kubeconfig := &cli.StringFlag{Name: "kubeconfig", Usage: "Talk to the cluster of this `FILE`", DefaultText: "KUBECONFIG, or " + config.DefaultKubeconfig}
+	kubeconfig := &cli.StringFlag{Name: "kubeconfig", Usage: "Talk to the cluster of this `FILE`", DefaultText: "KUBECONFIG, or the one that the server writes"}
 	role := &cli.StringFlag{Name: "role", Usage: "Let the token see (view), change what is in some namespaces (edit), or do everything in the cluster (admin): a `ROLE`", Value: "admin"}
 	namespaces := &cli.StringSliceFlag{Name: "namespace", Usage: "With --role edit, let the token change what is in this `NAMESPACE`; may be repeated", DefaultText: metav1.NamespaceDefault}
 	user := &cli.StringFlag{Name: "user", Usage: "Make the token for this `NAME`, a service account of the namespace " + dashboardName, DefaultText: "dashboard-ROLE"}

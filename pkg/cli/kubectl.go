@@ -55,7 +55,7 @@ func chooseKubeconfig(args []string) error {
 			return nil
 		}
 	}
-	path := config.DefaultKubeconfig
+	path := adminKubeconfig()
 	file, err := os.Open(path)
 	if err == nil {
 		_ = file.Close()
@@ -74,6 +74,9 @@ func chooseKubeconfig(args []string) error {
 	}
 	return nil
 }
+
+// adminKubeconfig is the file that a server of this machine writes.
+func adminKubeconfig() string { return config.AdminKubeconfig(nil, os.Environ()) }
 
 func errUnreadable(path string) error {
 	return fmt.Errorf("you may not read %s: use sudo, or start the server with --write-kubeconfig-group=GROUP --write-kubeconfig-mode=0640 and join that group", path)

@@ -35,7 +35,7 @@ import (
 const clusterLimit = 15 * time.Second
 
 func tokenCommand() *cli.Command {
-	kubeconfig := &cli.StringFlag{Name: "kubeconfig", Usage: "Talk to the cluster of this `FILE`", DefaultText: "KUBECONFIG, or " + config.DefaultKubeconfig}
+	kubeconfig := &cli.StringFlag{Name: "kubeconfig", Usage: "Talk to the cluster of this `FILE`", DefaultText: "KUBECONFIG, or the one that the server writes"}
 	output := &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "Print as `FORM`: text or json", Value: "text"}
 	return group(&cli.Command{
 		Name:  "token",
@@ -56,7 +56,7 @@ processes, a random one is made.`,
 					&cli.StringSliceFlag{Name: "usages", Usage: "`USES` of the token: authentication lets machines join, signing is for kubeadm", Value: cli.NewStringSlice(bootstraptoken.UsageAuthentication, bootstraptoken.UsageSigning)},
 					&cli.StringSliceFlag{Name: "groups", Usage: "`GROUPS` that who shows the token belongs to", Value: cli.NewStringSlice(bootstraptoken.DefaultGroup)},
 					&cli.StringFlag{Name: "description", Usage: "What the token is for, as a `TEXT` that list shows"},
-					&cli.BoolFlag{Name: "print-join-command", Usage: "Print the command to join with instead of the token", DisableDefaultText: true},
+					&cli.BoolFlag{Name: "print-join-command", Usage: "Print the command for the machine that joins instead of the token", DisableDefaultText: true},
 				},
 				Action: createToken,
 			},
@@ -159,7 +159,7 @@ func createToken(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		text = fmt.Sprintf("sudo kedge agent --server %s --token %s", server, full)
+		text = joinCommand(server, full)
 	}
 	err = bootstraptoken.Create(c.Context, cluster.client, t)
 	if apierrors.IsAlreadyExists(err) {
@@ -176,6 +176,14 @@ func createToken(c *cli.Context) error {
 	}
 	fmt.Fprintln(c.App.Writer, text)
 	return nil
+}
+
+// joinCommand is one line for the shell of a machine that is to join. The token is
+// in a file there: sudo would show it in the list of processes as long as the agent
+// runs, which asks for it again when its certificate has ended.
+func joinCommand(server, token string) string {
+	const file = config.DefaultTokenFile
+	return fmt.Sprintf("echo %s | sudo install -D -m 600 /dev/stdin %s && sudo kedge agent --server %s --token-file %[2]s", token, file, server)
 }
 
 // givenToken is the token on the command line, or a random one.
@@ -353,7 +361,7 @@ func connect(c *cli.Context) (*cluster, error) {
 	}
 	restConfig, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
 	if clientcmd.IsEmptyConfig(err) {
-		return nil, errNoCluster
+		return nil, errNoCluster()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the kubeconfig: %w", err)
@@ -362,7 +370,7 @@ func connect(c *cli.Context) (*cluster, error) {
 		return nil, fmt.Errorf("read the kubeconfig: %w", err)
 	}
 	if len(restConfig.CAData) == 0 {
-		return nil, errors.New("the kubeconfig does not say which CA the cluster has, which a token must: use the one that the server writes, " + config.DefaultKubeconfig)
+		return nil, errors.New("the kubeconfig does not say which CA the cluster has, which a token must: use the one that the server writes, " + adminKubeconfig())
 	}
 	restConfig.Timeout = clusterLimit
 	client, err := kubernetes.NewForConfig(restConfig)
@@ -372,25 +380,28 @@ func connect(c *cli.Context) (*cluster, error) {
 	return &cluster{restConfig, client}, nil
 }
 
-var errNoCluster = fmt.Errorf("there is no cluster to talk to: start one with sudo kedge server, or name the kubeconfig of another with --kubeconfig (there is no %s)", config.DefaultKubeconfig)
+func errNoCluster() error {
+	return fmt.Errorf("there is no cluster to talk to: start one with sudo kedge server, or name the kubeconfig of another with --kubeconfig (there is no %s)", adminKubeconfig())
+}
 
 // findKubeconfig chooses the kubeconfig as kedge kubectl does.
 func findKubeconfig(rules *clientcmd.ClientConfigLoadingRules) error {
 	if os.Getenv(clientcmd.RecommendedConfigPathEnvVar) != "" {
 		return nil
 	}
-	file, err := os.Open(config.DefaultKubeconfig)
+	path := adminKubeconfig()
+	file, err := os.Open(path)
 	if err == nil {
-		rules.ExplicitPath = config.DefaultKubeconfig
+		rules.ExplicitPath = path
 		return file.Close()
 	}
 	if _, homeErr := os.Stat(clientcmd.RecommendedHomeFile); homeErr == nil {
 		return nil
 	}
 	if errors.Is(err, fs.ErrPermission) {
-		return errUnreadable(config.DefaultKubeconfig)
+		return errUnreadable(path)
 	}
-	return errNoCluster
+	return errNoCluster()
 }
 
 // explain says what an error of a request means for the person who made it.
@@ -398,7 +409,7 @@ func (c *cluster) explain(err error) error {
 	var netErr net.Error
 	switch {
 	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
-		return fmt.Errorf("you may not do this with your kubeconfig (%w): use the administrator's, %s", err, config.DefaultKubeconfig)
+		return fmt.Errorf("you may not do this with your kubeconfig (%w): use the administrator's, %s", err, adminKubeconfig())
 	case errors.As(err, &netErr):
 		return fmt.Errorf("the cluster at %s does not answer: is the server running? (%w)", c.Host, err)
 	}

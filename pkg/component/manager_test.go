@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -237,6 +238,43 @@ func TestLimits(t *testing.T) {
 		m := newManager(t, &fake{name: "slow", j: &journal{}, ready: func(ctx context.Context) error { cancel(); <-ctx.Done(); return ctx.Err() }})
 		if err := m.Start(ctx); !errors.Is(err, context.Canceled) {
 			t.Fatalf("got %v", err)
+		}
+	})
+}
+
+// TestNotices has the log say every five seconds what is waited for, until it is ready.
+func TestNotices(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out strings.Builder
+		log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey || a.Key == slog.LevelKey {
+				return slog.Attr{}
+			}
+			return a
+		}}))
+		j := &journal{}
+		m, err := NewManager(log,
+			&fake{name: "quick", j: j},
+			&fake{name: "slow", needs: []string{"quick"}, j: j, limit: time.Minute, ready: func(context.Context) error {
+				time.Sleep(12 * time.Second)
+				return nil
+			}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		want := `msg=ready component=quick took=0s at=0s
+msg="waiting for slow" component=slow for=5s limit=1m0s
+msg="waiting for slow" component=slow for=10s limit=1m0s
+msg=ready component=slow took=12s at=12s
+`
+		if got := out.String(); got != want {
+			t.Errorf("the log says\n%swant\n%s", got, want)
+		}
+		if err := m.Stop(t.Context()); err != nil {
+			t.Error(err)
 		}
 	})
 }

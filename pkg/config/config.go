@@ -24,6 +24,7 @@ const (
 	DefaultDataDir    = "/var/lib/kedge"
 	DefaultKubeconfig = "/etc/kedge/kedge.yaml"
 	DefaultRegistries = "/etc/kedge/registries.yaml"
+	DefaultTokenFile  = "/etc/kedge/token" //nolint:gosec // a path
 )
 
 // ProfileCIS is the profile that follows the CIS Kubernetes Benchmark.

@@ -23,42 +23,58 @@ func DataDir(args, environ []string) string {
 
 func dataDir(args, environ []string, defaultFile string) string {
 	flags, command := scan(args, slices.Concat(ServerOptions(), agentOptions()))
-	env := environment(environ)
-	dir := env["KEDGE_DATA_DIR"]
-	if given := flags["data-dir"]; len(given) > 0 {
-		dir = given[len(given)-1]
-	} else if dir == "" {
-		dir = dataDirOfFiles(configFile(flags, env, defaultFile))
-		if dir == "" && !slices.Contains([]string{"server", "agent", "install"}, command) {
-			dir, _ = lastValue(InstallFile(defaultFile), "dataDir")
-		}
+	dir := early("data-dir", flags, environ, defaultFile)
+	if dir == "" && !slices.Contains([]string{"server", "agent", "install"}, command) {
+		dir, _ = lastValue(InstallFile(defaultFile), "dataDir")
 	}
-	if dir == "" {
-		return DefaultDataDir
+	return absoluteOr(dir, DefaultDataDir)
+}
+
+// AdminKubeconfig returns where a server of this machine writes the kubeconfig for
+// administrators, for commands whose user may not read all that the server reads.
+// It is found, and never fails, as DataDir.
+func AdminKubeconfig(args, environ []string) string {
+	return adminKubeconfig(args, environ, DefaultConfigFile)
+}
+
+func adminKubeconfig(args, environ []string, defaultFile string) string {
+	flags, _ := scan(args, ServerOptions())
+	return absoluteOr(early("write-kubeconfig", flags, environ, defaultFile), DefaultKubeconfig)
+}
+
+func absoluteOr(path, fallback string) string {
+	if path == "" {
+		return fallback
 	}
-	abs, err := filepath.Abs(dir)
+	abs, err := filepath.Abs(path)
 	if err != nil {
-		return DefaultDataDir
+		return fallback
 	}
 	return abs
 }
 
-// dataDirOfFiles returns the data directory that the configuration files give,
-// or "".
-func dataDirOfFiles(file, namedBy string) string {
-	paths, err := configFiles(file, namedBy)
+// early returns the value of an option before the configuration is loaded, or "".
+func early(name string, flags Flags, environ []string, defaultFile string) string {
+	if given := flags[name]; len(given) > 0 {
+		return given[len(given)-1]
+	}
+	env := environment(environ)
+	if value := env[Option{Name: name}.EnvVar()]; value != "" {
+		return value
+	}
+	paths, err := configFiles(configFile(flags, env, defaultFile))
 	if err != nil {
 		return ""
 	}
-	dir := ""
+	found := ""
 	for _, path := range paths {
-		value, err := lastValue(path, "data-dir")
+		value, err := lastValue(path, name)
 		if err != nil {
 			return ""
 		}
-		dir = cmp.Or(value, dir)
+		found = cmp.Or(value, found)
 	}
-	return dir
+	return found
 }
 
 // lastValue returns what a file of YAML or JSON last gives for a name, "" if

@@ -127,3 +127,34 @@ func TestDataDirAgrees(t *testing.T) {
 		t.Errorf("an agent has %s, a server %s", a.Paths.DataDir, s.Paths.DataDir)
 	}
 }
+
+func TestAdminKubeconfig(t *testing.T) {
+	dir := tree(t, map[string]string{
+		"given.yaml":           "debug: true\nwrite-kubeconfig: /srv/admin\ntoken-file: /nowhere\n",
+		"given.yaml.d/1":       "write-kubeconfig: /not/yaml\n",
+		"dropin.yaml":          "write-kubeconfig: /srv/admin\n",
+		"dropin.yaml.d/a.yaml": "write-kubeconfig: /srv/other\n",
+		"none.yaml":            "server: https://h:6443\nlb-server-port: 1\n",
+		"malformed.yaml":       "write-kubeconfig: [\n",
+	})
+	at := func(name string) string { return filepath.Join(dir, name) }
+	t.Chdir(dir)
+	for name, tt := range map[string]struct{ args, env, file, want string }{
+		"nothing":          {"", "", "missing.yaml", DefaultKubeconfig},
+		"file":             {"", "", "given.yaml", "/srv/admin"},
+		"drop-in":          {"", "", "dropin.yaml", "/srv/other"},
+		"an agent's file":  {"", "", "none.yaml", DefaultKubeconfig},
+		"malformed file":   {"", "", "malformed.yaml", DefaultKubeconfig},
+		"variable":         {"", "KEDGE_WRITE_KUBECONFIG=/env", "given.yaml", "/env"},
+		"KEDGE_CONFIG":     {"", "KEDGE_CONFIG=" + at("dropin.yaml"), "none.yaml", "/srv/other"},
+		"--config":         {"--config=" + at("given.yaml"), "", "dropin.yaml", "/srv/admin"},
+		"relative":         {"", "KEDGE_WRITE_KUBECONFIG=admin", "none.yaml", at("admin")},
+		"another's option": {"--data-dir=/x", "", "given.yaml", "/srv/admin"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := adminKubeconfig(strings.Fields(tt.args), []string{tt.env}, tt.file); got != tt.want {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+		})
+	}
+}

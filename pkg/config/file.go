@@ -38,8 +38,37 @@ func (l *loader) files(file, namedBy string) error {
 				return err
 			}
 		}
+		if warning := exposed(path, entries); warning != "" {
+			l.server.Warnings = append(l.server.Warnings, warning)
+		}
 	}
 	return nil
+}
+
+// exposed says that every user of the machine can read a secret in a file, "" if
+// none can. It is said of the first one.
+func exposed(path string, entries []entry) string {
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm()&0o006 == 0 {
+		return ""
+	}
+	for _, e := range entries {
+		if name := e.key.Value; isSecret(name, follow(e.value).Value) {
+			return fmt.Sprintf("%s:%d: %s: the file is open to every user of this machine (mode %04o); run: chmod 600 %[1]s", path, e.key.Line, name, info.Mode().Perm())
+		}
+	}
+	return ""
+}
+
+// isSecret tells whether the value of an option is nobody else's business.
+func isSecret(name, value string) bool {
+	switch name {
+	case "token", "agent-token", "etcd-s3-secret-key", "etcd-s3-session-token":
+		return value != ""
+	case "datastore-endpoint":
+		return strings.Contains(value, "@") // behind a user, and mostly a password
+	}
+	return false
 }
 
 // entry gives the option of one entry. firstLine is where in the file each

@@ -127,3 +127,46 @@ func TestTokenFiles(t *testing.T) {
 		t.Errorf("an agent's token is %q, with the warnings %q", a.Join.Token.Reveal(), a.Warnings)
 	}
 }
+
+func TestSecretsInFiles(t *testing.T) {
+	const (
+		private = 0o600
+		open    = 0o644
+	)
+	for name, tt := range map[string]struct {
+		content string
+		mode    os.FileMode
+		want    string // how the warning begins behind the file's name; empty: there is none
+	}{
+		"token":                      {"debug: true\ntoken: s3cret\n", open, ":2: token: the file is open to every user of this machine (mode 0644)"},
+		"agent-token":                {"agent-token: s3cret\n", open, ":1: agent-token: "},
+		"secret key":                 {"etcd-s3: true\netcd-s3-bucket: b\netcd-s3-secret-key: s3cret\netcd-s3-access-key: a\n", open, ":3: etcd-s3-secret-key: "},
+		"password":                   {"datastore-endpoint: postgres://a:s3cret@h/d\n", open, ":1: datastore-endpoint: "},
+		"writable":                   {"token: s3cret\n", 0o602, ":1: token: the file is open to every user of this machine (mode 0602)"},
+		"private":                    {"token: s3cret\n", private, ""},
+		"a group's":                  {"token: s3cret\n", 0o640, ""},
+		"no secret":                  {"debug: true\ntoken-file: token\n", open, ""},
+		"no password":                {"datastore-endpoint: postgres://h/d\n", open, ""},
+		"a secret that is not there": {"etcd-s3-session-token: ''\n", open, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := tree(t, map[string]string{"config.yaml": "", "config.yaml.d/1.yaml": tt.content, "token": "s3cret\n"})
+			t.Chdir(dir)
+			file := filepath.Join(dir, "config.yaml.d/1.yaml")
+			if err := os.Chmod(file, tt.mode); err != nil {
+				t.Fatal(err)
+			}
+			s, err := loadServer(nil, nil, filepath.Join(dir, "config.yaml"), hostname)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := strings.Join(s.Warnings, "\n")
+			if tt.want == "" && got != "" || !strings.HasPrefix(got, file+tt.want) && tt.want != "" || len(s.Warnings) > 1 {
+				t.Errorf("warnings are %q, want %q", got, tt.want)
+			}
+			if tt.want != "" && !strings.HasSuffix(got, "chmod 600 "+file) || strings.Contains(got, "s3cret") {
+				t.Errorf("the warning is %q", got)
+			}
+		})
+	}
+}

@@ -24,6 +24,12 @@ func Due(cert, ca *x509.Certificate) bool {
 	return NearEnd(cert) && cert.NotAfter.Before(ca.NotAfter)
 }
 
+// Lapsed says whether nobody takes a certificate whose clock says now: it has ended,
+// or not yet begun.
+func Lapsed(cert *x509.Certificate, now time.Time) bool {
+	return now.After(cert.NotAfter) || now.Before(cert.NotBefore)
+}
+
 // Reissue makes files hold a new key and a certificate for it, whatever they held.
 func (ca *CA) Reissue(files KeyPair, req Request) error {
 	key, err := NewKey()

@@ -51,6 +51,26 @@ func TestDue(t *testing.T) {
 	}
 }
 
+func TestLapsed(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	cert := &x509.Certificate{NotBefore: now.Add(-time.Hour), NotAfter: now.Add(certLifetime)}
+	for name, tc := range map[string]struct {
+		clock time.Duration // by how much it is set forward
+		want  bool
+	}{
+		"not at all":        {0, false},
+		"near its end":      {certLifetime - time.Second, false},
+		"its last moment":   {certLifetime, false},
+		"past its end":      {certLifetime + time.Second, true},
+		"its first moment":  {-time.Hour, false},
+		"before it has any": {-time.Hour - time.Second, true},
+	} {
+		if got := Lapsed(cert, now.Add(tc.clock)); got != tc.want {
+			t.Errorf("the clock set %s: lapsed is %v, want %v", name, got, tc.want)
+		}
+	}
+}
+
 // pairFiles names a pair that does not exist yet.
 func pairFiles(dir, name string) KeyPair {
 	return KeyPair{Cert: filepath.Join(dir, name+".crt"), Key: filepath.Join(dir, name+".key")}

@@ -13,8 +13,10 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/kedge-k8s/kedge/pkg/clock"
 	"github.com/kedge-k8s/kedge/pkg/component"
 	"github.com/kedge-k8s/kedge/pkg/control"
 	"github.com/kedge-k8s/kedge/pkg/controlplane"
@@ -184,6 +186,12 @@ func (s *Server) etcdLeaves() ([]leaf, error) {
 // update issues a certificate if the one that there is will not do.
 func (l leaf) update() (issued bool, err error) { return l.ca.Update(l.files, l.request) }
 
+// lapsed says whether nobody takes the certificate now.
+func (l leaf) lapsed() bool {
+	cert, err := pki.LoadCertificate(l.files.Cert)
+	return err == nil && pki.Lapsed(cert, time.Now())
+}
+
 // reissue issues a certificate for a new key.
 func (l leaf) reissue() (issued bool, err error) { return true, l.ca.Reissue(l.files, l.request) }
 
@@ -215,10 +223,12 @@ func (c *certificates) issue(do func(leaf) (issued bool, err error)) ([]string, 
 }
 
 // renew issues the certificates that are near their end, again and again, until
-// ctx ends or the server is to start again.
+// ctx ends or the server is to start again: it must where they had lapsed, since
+// clients keep theirs for minutes, and the apiserver its own one for good.
 func (c *certificates) renew(ctx context.Context) error {
 	tick := time.NewTicker(pki.CheckInterval)
 	defer tick.Stop()
+	clockSet := clock.Sets(ctx, c.server.log)
 	for {
 		select {
 		case <-ctx.Done():
@@ -226,13 +236,25 @@ func (c *certificates) renew(ctx context.Context) error {
 		case why := <-c.again:
 			return fmt.Errorf("%s: %w", why, component.ErrRestart)
 		case <-tick.C:
+		case <-clockSet:
 		}
-		files, err := c.issue(leaf.update)
+		var revived atomic.Bool
+		files, err := c.issue(func(l leaf) (bool, error) {
+			lapsed := l.lapsed()
+			issued, err := l.update()
+			if lapsed && issued && !l.lapsed() {
+				revived.Store(true)
+			}
+			return issued, err
+		})
 		if err != nil {
 			c.server.log.Error("renewing certificates failed; it is tried again", "component", c.Name(), "in", pki.CheckInterval, "err", err)
 		}
 		if len(files) > 0 {
 			c.server.log.Info("renewed certificates", "component", c.Name(), "files", files)
+		}
+		if revived.Load() && err == nil {
+			return fmt.Errorf("the certificates in use were not valid any more by this machine's clock, which was set: %w", component.ErrRestart)
 		}
 	}
 }

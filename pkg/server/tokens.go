@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kedge-k8s/kedge/pkg/bootstraptoken"
@@ -93,7 +91,7 @@ func ensureToken(ca []byte, user string, configured config.Secret, path string) 
 // whichever of the two secrets it is.
 func (t *tokens) Check(ctx context.Context, given token.Token) error {
 	if given.BootstrapID != "" {
-		return t.checkBootstrap(ctx, given)
+		return bootstraptoken.Check(ctx, t.client, given, time.Now())
 	}
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -119,26 +117,6 @@ func (t *tokens) secret() string {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.server.Secret()
-}
-
-// checkBootstrap looks a bootstrap token up:
-// https://kubernetes.io/docs/reference/access-authn-authz/bootstrap-tokens/
-func (t *tokens) checkBootstrap(ctx context.Context, given token.Token) error {
-	secret, err := t.client.CoreV1().Secrets(metav1.NamespaceSystem).Get(ctx, bootstraptoken.SecretName(given.BootstrapID), metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err):
-		return fmt.Errorf("%w: make one with kedge token create on a server", join.ErrUnknownToken)
-	case err != nil:
-		return err
-	}
-	stored, err := bootstraptoken.FromSecret(secret)
-	if err != nil || !stored.Equal(given) || !stored.Authenticates() {
-		return join.ErrUnknownToken
-	}
-	if stored.Expired(time.Now()) {
-		return fmt.Errorf("%w: it expired at %s; make one with kedge token create on a server", join.ErrUnknownToken, stored.Expires.Format(time.RFC3339))
-	}
-	return nil
 }
 
 // rotate replaces the cluster's own tokens. From now on nobody joins with the old

@@ -40,6 +40,7 @@ const (
 type bench struct {
 	options  options
 	binary   string // dist/kedge
+	root     string // of the repository
 	programs stock.Programs
 	hollow   string // program of the hollow nodes
 	metrics  []metric
@@ -49,9 +50,9 @@ type bench struct {
 	failures []string
 }
 
-func newBench(o options, binary string, progress io.Writer) *bench {
+func newBench(o options, root, binary string, progress io.Writer) *bench {
 	return &bench{
-		options: o, binary: binary, metrics: metrics(o.nodes), progress: progress,
+		options: o, root: root, binary: binary, metrics: metrics(o.nodes), progress: progress,
 		values:   map[string]map[string][]float64{kedgeSide: {}, stockSide: {}},
 		failures: []string{},
 	}
@@ -62,18 +63,18 @@ func (b *bench) wants(groups ...string) bool {
 }
 
 // build builds the programs that take part besides Kedge.
-func (b *bench) build(ctx context.Context, root string) (err error) {
+func (b *bench) build(ctx context.Context) (err error) {
 	if b.options.stock && b.wants(stockGroups...) {
 		b.say("building the stock stack, if it has changed")
-		if b.programs, err = stock.Build(ctx, root, b.progress); err != nil {
+		if b.programs, err = stock.Build(ctx, b.root, b.progress); err != nil {
 			return err
 		}
 	}
 	if b.wants(scaleGroup) {
 		b.say("building the hollow nodes, if they have changed")
-		dir := filepath.Join(root, "build", "hollow")
+		dir := filepath.Join(b.root, "build", "hollow")
 		b.hollow = filepath.Join(dir, "hollow")
-		return program.Build(ctx, root, dir, b.progress, "./tests/bench/hollow")
+		return program.Build(ctx, b.root, dir, b.progress, "./tests/bench/hollow")
 	}
 	return nil
 }
@@ -109,6 +110,9 @@ func (b *bench) all(ctx context.Context) {
 		}
 		if b.wants("addons") {
 			b.one(ctx, kedgeSide, i, (*run).addons)
+		}
+		if b.wants(benchmarksGroup) {
+			b.goBenchmarks(ctx, i)
 		}
 		if b.wants(sqliteGroup) {
 			b.one(ctx, kedgeSide, i, (*run).sqlite)

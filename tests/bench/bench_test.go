@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -75,12 +76,38 @@ func TestMetrics(t *testing.T) {
 		}
 		seen[m.Key] = true
 	}
-	const want = "start,first,addons,idle,dns,api,pods,restart,agent,size"
+	const want = "start,first,addons,idle,dns,api,pods,restart,agent,size,benchmarks"
 	if got := strings.Join(defaultGroups(), ","); got != want {
 		t.Errorf("default groups are %s, want %s", got, want)
 	}
 	if got := strings.Join(groups(), ","); got != want+",sqlite,scale" {
 		t.Errorf("groups are %s, want %s,sqlite,scale", got, want)
+	}
+}
+
+func TestParseBenchmarks(t *testing.T) {
+	const output = `goos: linux
+cpu: of this machine
+BenchmarkStart/direct-2         	    1000	   1200500 ns/op
+BenchmarkStart/launched-2       	     500	   3700500 ns/op	     16 B/op	       1 allocs/op
+BenchmarkOne/a_case 	       2	 512.25 ns/op
+BenchmarkBroken/other-2 	 1000 B/op
+PASS
+ok  	example.org/some/package	3.2s
+`
+	want := map[string]time.Duration{"BenchmarkStart/direct": 1200500, "BenchmarkStart/launched": 3700500, "BenchmarkOne/a_case": 512}
+	got := parseBenchmarks(output)
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if added, err := benchmarks[0].value(got); err != nil || added != 2500*time.Microsecond {
+		t.Errorf("the launcher adds %s, error %v", added, err)
+	}
+	if _, err := benchmarks[1].value(got); err == nil || !strings.Contains(err.Error(), "has not run") {
+		t.Errorf("a benchmark that has not run gives the error %v", err)
+	}
+	if most, err := slowest("BenchmarkStart/launched", "BenchmarkStart/direct")(got); err != nil || most != 3700500 {
+		t.Errorf("the slowest takes %s, error %v", most, err)
 	}
 }
 

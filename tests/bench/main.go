@@ -15,6 +15,9 @@
 // brings the pod network along, beside containerd, the kubelet and kube-proxy, which
 // have none. The second node idles without a pod.
 //
+// The group benchmarks runs Go benchmarks of single parts, which have limits of their
+// own: the launcher, and the rules of network policies.
+//
 // The group scale, which only runs when it is asked for, looks at a Kedge server
 // with many hollow nodes (see hollow) and ten pods on each. They run on the same
 // machine and take most of its processors while they start: how much they take is
@@ -146,8 +149,8 @@ func measure(ctx context.Context, o options) error {
 		return err
 	}
 	rep := &report{Began: time.Now(), Machine: thisMachine(), Kubernetes: version, Runs: o.runs, Idle: o.idle.Seconds()}
-	b := newBench(o, binary, os.Stderr)
-	if err := b.build(ctx, root); err != nil {
+	b := newBench(o, root, binary, os.Stderr)
+	if err := b.build(ctx); err != nil {
 		return err
 	}
 	b.all(ctx)

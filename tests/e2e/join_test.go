@@ -4,18 +4,57 @@ package e2e
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/kedge-k8s/kedge/pkg/pki"
 	"github.com/kedge-k8s/kedge/pkg/token"
 	"github.com/kedge-k8s/kedge/tests/testbed"
 )
+
+// TestEndedCertificate starts an agent whose certificate has ended by its clock, and
+// that is given no token.
+func TestEndedCertificate(t *testing.T) {
+	t.Parallel()
+	host := newHost(t, testbed.New(t), "node")
+	files := pki.KeyPair{Cert: host.Path("/var/lib/kedge/agent/pki/agent.crt"), Key: host.Path("/var/lib/kedge/agent/pki/agent.key")}
+	if err := os.MkdirAll(filepath.Dir(files.Cert), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	key, err := pki.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := time.Now().Add(-time.Hour).UTC()
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: ended.Add(-time.Hour), NotAfter: ended}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := pki.WritePair(files, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), key); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := host.Kedge(t.Context(), "version"); err != nil { // unpacks
+		t.Fatal(err)
+	}
+	result, err := host.Run(t.Context(), nil, host.Binary, "agent", "--server", "https://198.18.0.250:6443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const minute = "2006-01-02 15:04 UTC"
+	refused(t, result, "certificate ended at "+ended.Format(minute), "clock says 2", "set the clock", "--token-file")
+}
 
 // TestJoin tries what keeps a machine from joining, and what lets it in again.
 func TestJoin(t *testing.T) {

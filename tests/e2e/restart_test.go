@@ -101,6 +101,17 @@ func TestRestart(t *testing.T) {
 			t.Errorf("an image that was there is imported again: %s", line)
 		}
 	})
+	t.Run("Ctrl-C", func(t *testing.T) {
+		took, code, err := c.server.Interrupt(time.Minute)
+		if err != nil || code != 0 || took > 10*time.Second {
+			t.Fatalf("the server ended with code %d after %s, error %v", code, took, err)
+		}
+		if line := lastLine(c.server.Log(), " stopped "); line == "" {
+			t.Errorf("it did not stop in order:\n%s", c.server.Log())
+		}
+		serves("without a server")
+		comesBack(t)
+	})
 	t.Run("pins", func(t *testing.T) {
 		pinned := func() []string {
 			return slices.DeleteFunc(c.pinned(t, c.node), func(name string) bool { return !strings.HasPrefix(name, "kedge.io/") })

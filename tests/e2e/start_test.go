@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -116,6 +117,29 @@ func TestCommands(t *testing.T) {
 			}
 		})
 	}
+	t.Run("kubeconfig of root alone", func(t *testing.T) { testUnreadable(t, host) })
+}
+
+// testUnreadable gives a user who is not root commands that need the administrator's
+// kubeconfig, which is for root alone.
+func testUnreadable(t *testing.T, host *testbed.Host) {
+	// Anybody can run it there, and it is unpacked.
+	if _, err := host.Exec(t.Context(), "sh", "-c", "mkdir -p /etc/kedge /opt/bin && install -m 600 /dev/null /etc/kedge/kedge.yaml && cp "+host.Binary+" /opt/bin/kedge && chmod 755 /opt/bin/kedge"); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"kubectl", "get", "nodes"}, {"token", "list"}} {
+		cmd := host.Command(t.Context(), "/opt/bin/kedge", args...)
+		cmd.Env = append(cmd.Env, "HOME=/nonexistent")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		var stdout, stderr strings.Builder
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		if err := host.StartCommand(cmd); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait() // the code tells more
+		refused(t, testbed.Result{Stdout: stdout.String(), Stderr: stderr.String(), Code: cmd.ProcessState.ExitCode()},
+			"you may not read /etc/kedge/kedge.yaml", "sudo", "--write-kubeconfig-group")
+	}
 }
 
 // TestConfiguration starts a server whose options come from everywhere, on a
@@ -140,6 +164,7 @@ service-cidr: 10.98.0.0/16
 service-node-port-range: 31000-31003
 cluster-dns: 10.98.0.53
 cluster-domain: kedge.test
+write-kubeconfig: /opt/admin.yaml
 write-kubeconfig-mode: "0644"
 write-kubeconfig-group: daemon
 default-local-storage-path: /opt/volumes
@@ -194,7 +219,7 @@ kubelet-arg: max-pods=42
 	}
 	s.check("the address of the API in the cluster", s.kubectl("--namespace=default", "get", "service/kubernetes", "-o", "jsonpath={.spec.clusterIP}"), "10.98.0.1")
 	s.check("the kubeconfig's server", s.kubectl("config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"), "https://198.18.0.11:7443")
-	kubeconfig, err := c.node.Exec(t.Context(), "stat", "--format=%a %U %G", "/etc/kedge/kedge.yaml")
+	kubeconfig, err := c.node.Exec(t.Context(), "stat", "--format=%a %U %G", "/opt/admin.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,6 +237,16 @@ kubelet-arg: max-pods=42
 	s.kubectl("create", "service", "nodeport", "web", "--tcp=80")
 	if port := s.field("service/web", ".spec.ports[0].nodePort"); port < "31000" || port > "31003" {
 		t.Errorf("the port of a Service is %s, want one from 31000 to 31003", port)
+	}
+	// kubectl has found the kubeconfig by the configuration, and so do the others.
+	if _, err := os.Stat(c.node.Path("/etc/kedge/kedge.yaml")); err == nil {
+		t.Error("the kubeconfig is at its default place, too")
+	}
+	if out, err := c.node.Kedge(t.Context(), "token", "create", "--description=found"); err != nil || !strings.HasPrefix(out, "K10") {
+		t.Errorf("kedge token create says %q, error %v", out, err)
+	}
+	if out, err := c.node.Kedge(t.Context(), "token", "list"); err != nil || !strings.Contains(out, "found") {
+		t.Errorf("kedge token list says %q, error %v", out, err)
 	}
 
 	s.apply(`

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +72,40 @@ func TestToken(t *testing.T) {
 		stop(t, process)
 	}
 
+	// joinsBy wants a new machine to be let in by a command that is typed there, and
+	// its secret to be in no command line.
+	joinsBy := func(t *testing.T, name, command, secret string) {
+		t.Helper()
+		host := newHost(t, f.bed, name)
+		// A sudo that stays, as the real one does, and the kedge file in its place.
+		script := "#!/bin/sh\n\"$@\"\n"
+		for path, content := range map[string]string{"/usr/local/bin/sudo": script, "/usr/local/bin/kedge": "#!/bin/sh\nexec " + host.Binary + " \"$@\"\n"} {
+			if err := os.MkdirAll(filepath.Dir(host.Path(path)), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(host.Path(path), []byte(content), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		shell := host.Command(t.Context(), "sh")
+		shell.Stdin = strings.NewReader("PATH=/usr/local/bin:$PATH\n" + command + "\n")
+		if err := host.StartCommand(shell); err != nil {
+			t.Fatal(err)
+		}
+		f.waitNode(t, name)
+		lines, err := host.Exec(t.Context(), "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+		if err != nil || strings.Contains(lines, secret) || !strings.Contains(lines, "sudo kedge agent") {
+			t.Errorf("the processes, error %v: %s", err, lines)
+		}
+		if info, err := os.Stat(host.Path("/etc/kedge/token")); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("the token's file is %v, error %v", info, err)
+		}
+		if err := host.PowerCut(); err != nil {
+			t.Error(err)
+		}
+		_ = shell.Wait() // it was cut off
+	}
+
 	t.Run("create, join, delete", func(t *testing.T) {
 		text := run(t, "create", "--ttl", "2h", "--usages", "authentication", "--description", "for a lab", "--groups", "system:bootstrappers:labs")
 		made := parse(t, text)
@@ -122,11 +157,11 @@ func TestToken(t *testing.T) {
 		if err != nil || result.Code != 0 || !strings.Contains(result.Stderr, "never ends") {
 			t.Fatalf("error %v, code %d: %s", err, result.Code, result.Stderr)
 		}
-		words := strings.Fields(result.Stdout)
-		want := []string{"sudo", "kedge", "agent", "--server", f.serverURL(), "--token"}
-		if len(words) != 7 || strings.Join(words[:6], " ") != strings.Join(want, " ") || !strings.HasSuffix(words[6], "::"+given) {
+		command, isOneLine := strings.CutSuffix(result.Stdout, "\n")
+		if !isOneLine || strings.Contains(command, "\n") || strings.Count(command, given) != 1 || !strings.Contains(command, "::"+given+" | ") {
 			t.Errorf("the command is %q", result.Stdout)
 		}
+		joinsBy(t, "pasted", command, given)
 		wantFailure(t, f.node, []string{"token", "create", given}, "there is a token with the ID "+given[:6])
 		run(t, "delete", given) // whole tokens are taken as well
 	})

@@ -16,16 +16,16 @@ func TestLabA(t *testing.T) {
 	agent := l.host(t, "agent")
 	s.steps(t,
 		step{"1 join a node", func(s shell) {
-			// As printed, but the test keeps what it starts.
-			join := strings.Fields(s.run("kedge token create --print-join-command"))
-			for len(join) > 0 && join[0] != "agent" {
-				join = join[1:]
+			// As printed, but root needs no sudo, and the test keeps what it starts.
+			printed := strings.ReplaceAll(s.run("kedge token create --print-join-command"), "sudo ", "")
+			write, join, both := strings.Cut(strings.TrimSpace(printed), " && kedge ")
+			if lacks := missing(join, []string{"agent --server https://" + s.host.Address.String() + ":6443", "--token-file /etc/kedge/token"}); !both || lacks != "" {
+				s.t.Fatalf("the command to join with is %q, lacks %s", printed, lacks)
 			}
-			command := strings.Join(join, " ")
-			if lacks := missing(command, []string{"agent --server https://" + s.host.Address.String() + ":6443", "--token K10"}); lacks != "" {
-				s.t.Fatalf("the command to join with is %q, lacks %s", command, lacks)
+			if _, err := agent.Exec(s.t.Context(), "sh", "-c", write); err != nil {
+				s.t.Fatal(err)
 			}
-			if _, err := agent.Start(join...); err != nil {
+			if _, err := agent.Start(strings.Fields(join)...); err != nil {
 				s.t.Fatal(err)
 			}
 			s.see("kubectl get nodes", "agent", "node")

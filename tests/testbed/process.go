@@ -87,8 +87,17 @@ func (p *Process) Kill() error {
 // Stop ends the process with SIGTERM. It returns how long that took and the
 // process's code.
 func (p *Process) Stop(limit time.Duration) (took time.Duration, code int, err error) {
+	return p.end(unix.SIGTERM, limit)
+}
+
+// Interrupt is Stop as Ctrl-C in a terminal does it, with SIGINT.
+func (p *Process) Interrupt(limit time.Duration) (took time.Duration, code int, err error) {
+	return p.end(unix.SIGINT, limit)
+}
+
+func (p *Process) end(signal unix.Signal, limit time.Duration) (took time.Duration, code int, err error) {
 	begin := time.Now()
-	if err := p.cmd.Process.Signal(unix.SIGTERM); err != nil {
+	if err := p.cmd.Process.Signal(signal); err != nil {
 		return 0, 0, fmt.Errorf("stop kedge on host %s: %w", p.host.Name, err)
 	}
 	code, err = p.Wait(limit)
