@@ -160,7 +160,7 @@ func (e *Etcd) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if e.etcd, err = e.startEtcd(ctx, settings); err != nil {
+	if e.etcd, err = e.startMember(ctx, settings); err != nil {
 		return err
 	}
 	e.log.Debug("etcd runs", "member", name, "id", e.etcd.Server.MemberID())
@@ -289,6 +289,29 @@ func (e *Etcd) embedConfig(name, dir string) (*embed.Config, error) {
 	return settings, nil
 }
 
+// startMember starts this server's member. Servers that join at the same time
+// change the list of members that a new one starts with.
+func (e *Etcd) startMember(ctx context.Context, settings *embed.Config) (*embed.Etcd, error) {
+	for {
+		etcd, err := e.startEtcd(ctx, settings)
+		if err == nil || e.config.Peers == nil || HasEtcd(e.config.Dir) {
+			return etcd, err
+		}
+		now, askErr := e.config.Peers.Members(ctx)
+		if askErr != nil {
+			return nil, err
+		}
+		list, listErr := initialCluster(now.List, settings.Name, e.peer())
+		if listErr != nil || list == settings.InitialCluster {
+			return nil, err
+		}
+		settings.InitialCluster = list
+		if err := os.RemoveAll(filepath.Join(settings.Dir, "member")); err != nil {
+			return nil, err
+		}
+	}
+}
+
 // startEtcd starts etcd. Where etcd would end the process, its reason is returned.
 func (e *Etcd) startEtcd(ctx context.Context, settings *embed.Config) (*embed.Etcd, error) {
 	type outcome struct {
@@ -378,8 +401,10 @@ func (e *Etcd) watch(ctx context.Context) error {
 		case err := <-e.logged.fatal:
 			return fmt.Errorf("etcd: %w", err)
 		case err := <-e.etcd.Err():
-			if server.IsIDRemoved(uint64(server.MemberID())) {
+			select {
+			case <-server.StoppingNotify(): // its listeners only say that
 				err = errRemoved
+			default:
 			}
 			return err
 		case <-server.StopNotify():
