@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
@@ -86,7 +87,9 @@ type Etcd struct {
 	log    *slog.Logger
 	logged *etcdLog
 	etcd   *embed.Etcd
-	run    component.Runner
+	// current is etcd while it runs, for those who don't know when.
+	current atomic.Pointer[embed.Etcd]
+	run     component.Runner
 }
 
 // NewEtcd checks the user's arguments, and that data which was there still is.
@@ -163,6 +166,7 @@ func (e *Etcd) Start(ctx context.Context) error {
 	if e.etcd, err = e.startMember(ctx, settings); err != nil {
 		return err
 	}
+	e.current.Store(e.etcd)
 	e.log.Debug("etcd runs", "member", name, "id", e.etcd.Server.MemberID())
 	e.run.Run(e.watch)
 	return nil
@@ -340,7 +344,7 @@ func (e *Etcd) startEtcd(ctx context.Context, settings *embed.Config) (*embed.Et
 }
 
 func unusable(dir string, err error) error {
-	return fmt.Errorf("etcd can't use the data in %s: %w; it was left as it is: with other servers, stop this one, delete its node on another, move the directory away and join again", dir, err)
+	return fmt.Errorf("etcd can't use the data in %s: %w; it was left as it is: with other servers, stop this one, delete its node on another, move the directory away and join again; without, go back to a snapshot (kedge snapshot list, kedge snapshot restore NAME)", dir, err)
 }
 
 // Ready waits until the member takes part with a vote.
@@ -396,6 +400,7 @@ func (e *Etcd) watch(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			e.current.Store(nil)
 			e.close()
 			return nil
 		case err := <-e.logged.fatal:
