@@ -2,7 +2,6 @@ package cli
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,13 +14,13 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/kedge-k8s/kedge/pkg/agent"
 	"github.com/kedge-k8s/kedge/pkg/config"
 	"github.com/kedge-k8s/kedge/pkg/control"
 	"github.com/kedge-k8s/kedge/pkg/datadir"
 	"github.com/kedge-k8s/kedge/pkg/datastore"
 	"github.com/kedge-k8s/kedge/pkg/server"
 	"github.com/kedge-k8s/kedge/pkg/snapshot"
-	"github.com/kedge-k8s/kedge/pkg/token"
 )
 
 func snapshotCommand() *cli.Command {
@@ -139,16 +138,12 @@ func openSnapshots(c *cli.Context, options []config.Option) (snapshots, error) {
 	if cfg.Datastore.Endpoint != "" {
 		return snapshots{}, errors.New("the cluster's state is kept in an external datastore: make backups with that one's own tools")
 	}
-	if paths := cfg.Paths; datastore.UsesEtcd(paths) {
-		return snapshots{}, fmt.Errorf("the cluster's state is kept in embedded etcd, of which Kedge takes no snapshots: make backups with its own tools; to go back to a snapshot of SQLite, stop the server and move %s and %s away", paths.Etcd(), paths.EtcdCluster())
+	log := slog.New(slog.NewTextHandler(c.App.ErrWriter, nil))
+	node, err := agent.NewNode(cfg.Node, cfg.Paths, "", log)
+	if err != nil {
+		return snapshots{}, err
 	}
-	return snapshots{cfg, snapshot.NewKeeper(snapshot.Options{
-		Dir:       cfg.Snapshots.Dir,
-		ServerDir: cfg.Paths.Server(),
-		Node:      cfg.Node.Name,
-		Datastore: datastore.NewSQLiteFile(cfg.Paths.DB()),
-		Log:       slog.New(slog.NewTextHandler(c.App.ErrWriter, nil)),
-	})}, nil
+	return snapshots{cfg, server.NewKeeper(cfg, node.Name(), cfg.Snapshots.Dir, nil, log)}, nil
 }
 
 // claim keeps a server from starting meanwhile.
@@ -170,19 +165,6 @@ func (s snapshots) ranHere() error {
 		return fmt.Errorf("no Kedge is running here, and no server has run with the data directory %s: name another with --data-dir", s.config.Paths.DataDir)
 	}
 	return nil
-}
-
-// token is the server's, as it is given or as the server left it; the zero Token
-// if there is none.
-func (s snapshots) token() (token.Token, error) {
-	if given := s.config.Join.Token; given != "" {
-		return token.Parse(given.Reveal())
-	}
-	own, _, err := token.ReadFile(s.config.Paths.Token())
-	if errors.Is(err, os.ErrNotExist) {
-		return token.Token{}, nil
-	}
-	return own, err
 }
 
 // ask asks the running server, or does it without one.
@@ -344,7 +326,7 @@ func verifySnapshots(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	own, err := s.token()
+	own, err := server.Token(s.config)
 	if err != nil {
 		return err
 	}
@@ -382,39 +364,6 @@ func verifySnapshots(c *cli.Context) error {
 	return nil
 }
 
-// fetch finds a snapshot here, or else in the bucket of the options, for as long
-// as it is not removed, and how it is named to be found again.
-func (s snapshots) fetch(ctx context.Context, name string) (path, again string, remove func(), err error) {
-	path, err = s.keeper.Path(name)
-	s3 := s.config.Snapshots.S3
-	if err == nil || !s3.Enabled {
-		return path, path, func() {}, err
-	}
-	if s3.Bucket == "" {
-		return "", "", nil, errors.New("the Secret that says how to reach S3 is in the cluster, which does not run: give the etcd-s3 options")
-	}
-	bucket, err := server.OpenBucket(s3)
-	if err != nil {
-		return "", "", nil, err
-	}
-	files, err := bucket.List(ctx)
-	if err != nil {
-		return "", "", nil, err
-	}
-	i := slices.IndexFunc(files, func(f snapshot.File) bool { return f.Name == cmp.Or(snapshot.NameOf(name), name) })
-	if i < 0 {
-		return "", "", nil, fmt.Errorf("there is no snapshot %s in %s, nor in %s", name, s.config.Snapshots.Dir, bucket)
-	}
-	dir, remove, err := s.keeper.WorkDir()
-	if err != nil {
-		return "", "", nil, err
-	}
-	if path, err = bucket.Get(ctx, files[i], dir); err != nil {
-		remove()
-	}
-	return path, name, remove, err
-}
-
 func restoreSnapshot(c *cli.Context) error {
 	if c.NArg() != 1 {
 		return errors.New("name one snapshot or its file, after the options; kedge snapshot list shows those of this machine")
@@ -423,24 +372,12 @@ func restoreSnapshot(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	own, err := s.token()
-	if err != nil {
-		return err
-	}
-	if own.Secret() == "" {
-		return errors.New("there is no token on this machine: give the one that the server had when the snapshot was taken, with --token-file FILE or in KEDGE_TOKEN")
-	}
 	release, err := s.claim()
 	if err != nil {
 		return err
 	}
 	defer release()
-	path, again, remove, err := s.fetch(c.Context, c.Args().First())
-	if err != nil {
-		return err
-	}
-	defer remove()
-	restored, err := s.keeper.Restore(c.Context, path, again, own)
+	restored, err := server.Restore(c.Context, s.config, s.keeper, c.Args().First())
 	if err != nil {
 		return err
 	}
@@ -449,5 +386,8 @@ func restoreSnapshot(c *cli.Context) error {
 		fmt.Fprintf(c.App.Writer, "what was here before is in %s\n", restored.Aside)
 	}
 	fmt.Fprintln(c.App.Writer, "start the server now")
+	if datastore.UsesEtcd(s.config.Paths) {
+		server.SayAlone(c.App.Writer, s.config.Paths)
+	}
 	return nil
 }

@@ -66,7 +66,7 @@ func serverRole() role {
 		checks: []func(*loader) error{
 			(*loader).checkRanges, (*loader).checkPodRanges, (*loader).checkDNS, (*loader).checkHostAddrs,
 			(*loader).checkPrimaryFamily, (*loader).checkTogether, (*loader).checkIneffective,
-			(*loader).checkDatastore, (*loader).checkSnapshots, (*loader).checkProfile,
+			(*loader).checkDatastore, (*loader).checkReset, (*loader).checkSnapshots, (*loader).checkProfile,
 		},
 	}
 }

@@ -164,7 +164,7 @@ func everyOption() (given map[string][]string, apart []string) {
 		}, []string{
 			// Refused beside options above.
 			"config", "container-runtime-endpoint", "kube-scheduler-arg", "kube-proxy-arg",
-			"token-file", "agent-token-file", "disable-agent", "datastore-auto-restore", "profile",
+			"token-file", "agent-token-file", "disable-agent", "datastore-auto-restore", "cluster-reset", "cluster-reset-restore-path", "profile",
 		}
 }
 

@@ -51,6 +51,9 @@ func (p Paths) Etcd() string { return filepath.Join(p.DB(), "etcd") }
 // in etcd. It is apart from the data, to tell a loss of that from a new server.
 func (p Paths) EtcdCluster() string { return filepath.Join(p.Server(), "etcd-cluster") }
 
+// ResetFlag is there from a reset of the cluster until the server starts.
+func (p Paths) ResetFlag() string { return filepath.Join(p.DB(), "reset-flag") }
+
 // TLS is the directory of the cluster's CAs and the server's certificates.
 func (p Paths) TLS() string { return filepath.Join(p.Server(), "tls") }
 

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +13,9 @@ type Etcd struct {
 	ClusterInit   bool // begin a cluster that further servers can join
 	ExposeMetrics bool // serve metrics on the node's address too
 	Args          []Arg
+
+	Reset            bool   // make this server the only member, and end
+	ResetRestorePath string // with the state of this snapshot, a file or name; empty: its own
 }
 
 // serverJoinOptions are those of servers about the other servers of a cluster.
@@ -22,6 +26,16 @@ func serverJoinOptions() []Option {
 			Name: "cluster-init", Kind: Bool, Category: categoryDatastore,
 			Help: "Keep the cluster's state in embedded etcd, so that further servers can join; what SQLite holds is taken over",
 			bind: one(parseBool, func(s *Server) *bool { return &s.Etcd.ClusterInit }),
+		},
+		{
+			Name: "cluster-reset", Kind: Bool, Category: categoryDatastore,
+			Help: "Make this server the only member of its embedded etcd when the others are lost, say what to do next, and end",
+			bind: one(parseBool, func(s *Server) *bool { return &s.Etcd.Reset }),
+		},
+		{
+			Name: "cluster-reset-restore-path", Category: categoryDatastore,
+			Help: "Go back to this `SNAPSHOT` in cluster-reset, a file or the name of one of kedge snapshot list or, with etcd-s3, in the bucket",
+			bind: one(parseText, func(s *Server) *string { return &s.Etcd.ResetRestorePath }),
 		},
 		{
 			Name: "etcd-arg", Kind: List, Whole: true, Category: categoryDatastore,
@@ -43,6 +57,18 @@ func serverOption() Option {
 		Help: "Join the cluster of the server at this `URL`, as https://HOST:PORT",
 		bind: one(parseServer, func(s *Server) *string { return &s.Join.Server }),
 	}
+}
+
+// checkReset wants a reset to be one of the embedded etcd.
+func (l *loader) checkReset() error {
+	e := l.server.Etcd
+	if e.ResetRestorePath != "" && !e.Reset {
+		return l.settings["cluster-reset-restore-path"].refuse(errors.New("has no effect without cluster-reset; give both, or use kedge snapshot restore"))
+	}
+	if e.Reset && l.server.Datastore.Endpoint != "" {
+		return l.settings["cluster-reset"].refuse(errors.New("is for the embedded etcd, and can't go with datastore-endpoint; remove one of them"))
+	}
+	return nil
 }
 
 // Agreed are the options that all servers of a cluster must agree on, by name,

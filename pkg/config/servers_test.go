@@ -2,8 +2,27 @@ package config
 
 import (
 	"maps"
+	"strings"
 	"testing"
 )
+
+func TestClusterReset(t *testing.T) {
+	s, err := loadServer(Flags{"cluster-reset": {"true"}, "cluster-reset-restore-path": {"/backup/one.tar"}, "server": {"https://other:6443"}}, nil, "none", hostname)
+	if err != nil || !s.Etcd.Reset || s.Etcd.ResetRestorePath != "/backup/one.tar" {
+		t.Errorf("%+v, error %v", s, err)
+	}
+	for _, test := range []struct {
+		flags Flags
+		want  string
+	}{
+		{Flags{"cluster-reset-restore-path": {"one"}}, "--cluster-reset-restore-path: has no effect without cluster-reset"},
+		{Flags{"cluster-reset": {"true"}, "datastore-endpoint": {"https://a:2379"}}, "--cluster-reset: is for the embedded etcd"},
+	} {
+		if _, err := loadServer(test.flags, nil, "none", hostname); err == nil || !strings.HasPrefix(err.Error(), test.want) {
+			t.Errorf("%v: error is %v, want %q", test.flags, err, test.want)
+		}
+	}
+}
 
 // TestAgreed wants values that mean the same to be the same text.
 func TestAgreed(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
@@ -86,7 +87,9 @@ type Etcd struct {
 	log    *slog.Logger
 	logged *etcdLog
 	etcd   *embed.Etcd
-	run    component.Runner
+	// current is etcd while it runs, for those who don't know when.
+	current atomic.Pointer[embed.Etcd]
+	run     component.Runner
 }
 
 // NewEtcd checks the user's arguments, and that data which was there still is.
@@ -160,9 +163,10 @@ func (e *Etcd) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if e.etcd, err = e.startEtcd(ctx, settings); err != nil {
+	if e.etcd, err = e.startMember(ctx, settings); err != nil {
 		return err
 	}
+	e.current.Store(e.etcd)
 	e.log.Debug("etcd runs", "member", name, "id", e.etcd.Server.MemberID())
 	e.run.Run(e.watch)
 	return nil
@@ -289,6 +293,29 @@ func (e *Etcd) embedConfig(name, dir string) (*embed.Config, error) {
 	return settings, nil
 }
 
+// startMember starts this server's member. Servers that join at the same time
+// change the list of members that a new one starts with.
+func (e *Etcd) startMember(ctx context.Context, settings *embed.Config) (*embed.Etcd, error) {
+	for {
+		etcd, err := e.startEtcd(ctx, settings)
+		if err == nil || e.config.Peers == nil || HasEtcd(e.config.Dir) {
+			return etcd, err
+		}
+		now, askErr := e.config.Peers.Members(ctx)
+		if askErr != nil {
+			return nil, err
+		}
+		list, listErr := initialCluster(now.List, settings.Name, e.peer())
+		if listErr != nil || list == settings.InitialCluster {
+			return nil, err
+		}
+		settings.InitialCluster = list
+		if err := os.RemoveAll(filepath.Join(settings.Dir, "member")); err != nil {
+			return nil, err
+		}
+	}
+}
+
 // startEtcd starts etcd. Where etcd would end the process, its reason is returned.
 func (e *Etcd) startEtcd(ctx context.Context, settings *embed.Config) (*embed.Etcd, error) {
 	type outcome struct {
@@ -317,7 +344,7 @@ func (e *Etcd) startEtcd(ctx context.Context, settings *embed.Config) (*embed.Et
 }
 
 func unusable(dir string, err error) error {
-	return fmt.Errorf("etcd can't use the data in %s: %w; it was left as it is: with other servers, stop this one, delete its node on another, move the directory away and join again", dir, err)
+	return fmt.Errorf("etcd can't use the data in %s: %w; it was left as it is: with other servers, stop this one, delete its node on another, move the directory away and join again; without, go back to a snapshot (kedge snapshot list, kedge snapshot restore NAME)", dir, err)
 }
 
 // Ready waits until the member takes part with a vote.
@@ -373,13 +400,16 @@ func (e *Etcd) watch(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			e.current.Store(nil)
 			e.close()
 			return nil
 		case err := <-e.logged.fatal:
 			return fmt.Errorf("etcd: %w", err)
 		case err := <-e.etcd.Err():
-			if server.IsIDRemoved(uint64(server.MemberID())) {
+			select {
+			case <-server.StoppingNotify(): // its listeners only say that
 				err = errRemoved
+			default:
 			}
 			return err
 		case <-server.StopNotify():

@@ -31,8 +31,8 @@ const (
 	migrationWriters = 64
 	// revisionMargin keeps revisions that clients have seen below new ones.
 	revisionMargin = 1000
-	// migratedKey is where the first revision of etcd is noted.
-	migratedKey = "/kedge/migrated"
+	// raisedKey is the key whose writes raise the revision.
+	raisedKey = "/kedge/migrated"
 )
 
 // asideSuffix is what a database's name ends with after a migration.
@@ -148,7 +148,7 @@ func (e *Etcd) copyAll(ctx context.Context, dir, name string) (keys int, revisio
 	// Members that join later get what is in the database, and not this log: the
 	// revision that is raised now is only there.
 	etcd.Server.ForceSnapshot()
-	_, err = etcd.Server.Put(ctx, &etcdserverpb.PutRequest{Key: []byte(migratedKey), Value: fmt.Append(nil, revision)})
+	_, err = etcd.Server.Put(ctx, &etcdserverpb.PutRequest{Key: []byte(raisedKey), Value: fmt.Append(nil, revision)})
 	return keys, revision, err
 }
 
@@ -222,9 +222,14 @@ func (l *leases) of(ctx context.Context, ttl int64) (int64, error) {
 // one of SQLite would wait for it in silence; now they hear that they are to list
 // anew. It is what etcdutl does when it restores a snapshot with --bump-revision.
 func raiseRevision(dir string, revision int64) error {
-	b := backend.NewDefaultBackend(newEtcdLog(slog.New(slog.DiscardHandler)).zap(), filepath.Join(dir, "member", "snap", "db"))
+	logged := newEtcdLog(slog.New(slog.DiscardHandler))
+	return logged.recovered(func() error { return putRevision(logged, dir, revision) })
+}
+
+func putRevision(logged *etcdLog, dir string, revision int64) error {
+	b := backend.NewDefaultBackend(logged.zap(), filepath.Join(dir, "member", "snap", "db"))
 	defer func() { _ = b.Close() }()
-	kv := mvccpb.KeyValue{Key: []byte(migratedKey), CreateRevision: revision, ModRevision: revision, Version: 1, Value: fmt.Append(nil, revision)}
+	kv := mvccpb.KeyValue{Key: []byte(raisedKey), CreateRevision: revision, ModRevision: revision, Version: 1, Value: fmt.Append(nil, revision)}
 	value, err := kv.Marshal()
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -99,34 +100,49 @@ func (f SQLiteFile) State(ctx context.Context) (string, error) {
 	if err := db.QueryRowContext(ctx, query, args...).Scan(&count, &revision); err != nil {
 		return "", fmt.Errorf("read %s: %w", f.Path(), err)
 	}
-	nodes, err := nodesState(ctx, db)
+	told, err := nodesState(ctx, db)
 	if err != nil {
 		return "", fmt.Errorf("read %s: %w", f.Path(), err)
 	}
-	return strings.Join([]string{strconv.FormatInt(count, 10), strconv.FormatInt(revision, 10), nodes}, "-"), nil
+	return told.state(count, revision), nil
 }
 
-func nodesState(ctx context.Context, db *sql.DB) (string, error) {
+// nodes is the state of all nodes, of what they are told.
+type nodes struct{ hash hash.Hash }
+
+func newNodes() nodes { return nodes{sha256.New()} }
+
+// add adds a node as it is stored, in the order of the keys.
+func (n nodes) add(key string, revision int64, value []byte) {
+	told, err := nodeTold(value)
+	if err != nil { // stored in another way: every change counts
+		told = strconv.AppendInt(nil, revision, 10)
+	}
+	fmt.Fprintf(n.hash, "%s %d %s\n", key, len(told), told)
+}
+
+// state joins what is known of all objects but the volatile ones.
+func (n nodes) state(count, revision int64) string {
+	return fmt.Sprintf("%d-%d-%x", count, revision, n.hash.Sum(nil)[:8])
+}
+
+func nodesState(ctx context.Context, db *sql.DB) (nodes, error) {
+	all := newNodes()
 	rows, err := db.QueryContext(ctx, "SELECT id, name, value "+liveRows+" AND name >= ? AND name < ? ORDER BY name", nodesPrefix, nodesPrefix+"\xff")
 	if err != nil {
-		return "", err
+		return all, err
 	}
 	defer func() { _ = rows.Close() }()
-	hash := sha256.New()
 	for rows.Next() {
 		var id int64
 		var name string
 		var value []byte
 		if err := rows.Scan(&id, &name, &value); err != nil {
-			return "", err
+			return all, err
 		}
-		told, err := nodeTold(value)
-		if err != nil { // stored in another way: every change counts
-			told = strconv.AppendInt(nil, id, 10)
-		}
-		fmt.Fprintf(hash, "%s %d %s\n", name, len(told), told)
+		all.add(name, id, value)
 	}
-	return fmt.Sprintf("%x", hash.Sum(nil)[:8]), rows.Err()
+	return all, rows.Err()
 }
 
 // nodeTold is what a node is told by others, of its stored form:
@@ -147,20 +163,40 @@ func nodeTold(value []byte) ([]byte, error) {
 	return json.Marshal([]any{node.UID, node.Labels, node.Annotations, node.Spec})
 }
 
-// Prepare moves the revision of a copy on.
-func (SQLiteFile) Prepare(ctx context.Context, file string) error { return advance(ctx, file) }
-
-// Install puts a prepared copy in the place of the database, and moves that into
-// the directory aside.
-func (f SQLiteFile) Install(_ context.Context, file, aside string) error {
-	if err := os.MkdirAll(f.dir, 0o700); err != nil {
-		return err
+// Revision is the last one in the database's file, which may be damaged and is not
+// touched: what is only in the write-ahead log is passed over.
+func (f SQLiteFile) Revision(ctx context.Context) (last int64) {
+	db, err := openSQLite(f.Path(), "mode=ro&immutable=1")
+	if err != nil {
+		return 0
 	}
+	defer func() { _ = db.Close() }()
+	if err := db.QueryRowContext(ctx, "SELECT MAX(id) FROM kine").Scan(&last); err != nil {
+		return 0
+	}
+	return last
+}
+
+// Prepare moves the revision of a copy on.
+func (SQLiteFile) Prepare(ctx context.Context, file string, past int64) error {
+	return advance(ctx, file, past)
+}
+
+// SetAside moves the database into the directory aside.
+func (f SQLiteFile) SetAside(_ context.Context, aside string) error {
 	// The write-ahead log of one database must never meet another.
 	for _, suffix := range []string{"", "-wal", "-shm"} {
 		if err := moveAside(f.Path()+suffix, aside); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// Install puts a prepared copy in the place of the database.
+func (f SQLiteFile) Install(_ context.Context, file string) error {
+	if err := os.MkdirAll(f.dir, 0o700); err != nil {
+		return err
 	}
 	if err := os.Rename(file, f.Path()); err != nil {
 		return err
@@ -168,11 +204,7 @@ func (f SQLiteFile) Install(_ context.Context, file, aside string) error {
 	if err := os.Remove(f.runningMarker()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	dir, err := os.Open(f.dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return syncDir(f.dir)
 }
 
 func moveAside(path, aside string) error {
@@ -186,14 +218,14 @@ func moveAside(path, aside string) error {
 }
 
 // leap is how far the revision moves on in a restore: farther than it can have
-// come since the snapshot was taken.
+// come since the snapshot was taken, unless by another restore.
 const leap = 1_000_000_000
 
 // advance lets the revisions of a copy begin behind all that clients may have
 // seen of the cluster since, and declares those before it compacted: clients
 // that still run, kubelets and controllers, then list everything anew instead
 // of waiting for revisions that mean something else now.
-func advance(ctx context.Context, file string) error {
+func advance(ctx context.Context, file string, past int64) error {
 	db, err := openSQLite(file, "mode=rw&_journal_mode=DELETE&_synchronous=FULL")
 	if err != nil {
 		return err
@@ -208,7 +240,7 @@ func advance(ctx context.Context, file string) error {
 	if err := tx.QueryRowContext(ctx, "SELECT MAX(id) FROM kine").Scan(&last); err != nil {
 		return fmt.Errorf("read the revision: %w", err)
 	}
-	next := last + leap
+	next := max(last, past) + leap
 	for _, statement := range []struct {
 		text string
 		args []any

@@ -123,10 +123,17 @@ func TestInstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, db, "/registry/configmaps/default/late", "one") // stays in the write-ahead log
-	if err := f.Prepare(t.Context(), copied); err != nil {
+	last := f.Revision(t.Context())
+	if last > before+1 {
+		t.Errorf("the last revision is %d, and was %d", last, before)
+	}
+	if err := f.Prepare(t.Context(), copied, 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Install(t.Context(), copied, aside); err != nil {
+	if err := f.SetAside(t.Context(), aside); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Install(t.Context(), copied); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(filepath.Join(aside, "state.db-wal")); err != nil {

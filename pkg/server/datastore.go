@@ -62,21 +62,15 @@ func (s *Server) newStore() (kept store, etcd *datastore.Etcd, err error) {
 	return etcd, etcd, err
 }
 
-// newKeeper looks after the snapshots of a server in a directory.
-func (s *Server) newKeeper(dir string) *snapshot.Keeper {
-	return snapshot.NewKeeper(snapshot.Options{
-		Dir:       dir,
-		ServerDir: s.config.Paths.Server(),
-		Node:      s.node.Name(),
-		Datastore: datastore.NewSQLiteFile(s.config.Paths.DB()),
-		Log:       s.log,
-	})
+// newKeeper looks after this server's snapshots before the datastore runs.
+func (s *Server) newKeeper() *snapshot.Keeper {
+	return NewKeeper(s.config, s.node.Name(), s.config.Snapshots.Dir, nil, s.log)
 }
 
 // checkDatastore refuses a datastore that can't be used, and changes nothing. A
 // damaged one is to be repaired if the user wants it so.
 func (s *Server) checkDatastore(ctx context.Context) error {
-	if s.config.Datastore.Endpoint != "" || datastore.UsesEtcd(s.config.Paths) {
+	if s.config.Datastore.Endpoint != "" {
 		return nil // its component sees to it
 	}
 	err := snapshot.Interrupted(s.config.Paths.Server())
@@ -88,13 +82,19 @@ func (s *Server) checkDatastore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if datastore.NewEtcdFiles(s.config.Paths, s.node.Name(), nil, s.log).InterruptedReset() {
+		return errors.New("a reset of etcd was cut short: do it again with kedge server --cluster-reset")
+	}
+	if datastore.UsesEtcd(s.config.Paths) {
+		return nil // its component sees to it
+	}
 	err = datastore.NewSQLiteFile(s.config.Paths.DB()).Check(ctx)
 	var damaged *datastore.DamagedError
 	if !errors.As(err, &damaged) {
 		return err
 	}
 	dir := s.config.Snapshots.Dir
-	last, listErr := s.newKeeper(dir).LastGood(ctx)
+	last, listErr := s.newKeeper().LastGood(ctx)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -115,11 +115,17 @@ func (s *Server) repairDatastore(ctx context.Context) error {
 	if s.damage == nil {
 		return nil
 	}
+	release, err := s.dir().Claim()
+	if err != nil {
+		return err
+	}
+	defer release()
+	snapshot.ClearLeftovers(s.config.Paths.Server())
 	own, err := s.ownToken()
 	if err != nil {
 		return fmt.Errorf("%w; going back to snapshot %s: %w", s.damage, s.restoreFrom, err)
 	}
-	keeper := s.newKeeper(s.config.Snapshots.Dir)
+	keeper := s.newKeeper()
 	path, err := keeper.Path(s.restoreFrom)
 	if err != nil {
 		return fmt.Errorf("%w; %w", s.damage, err)

@@ -85,9 +85,16 @@ func New(c *config.Server, payload string, log *slog.Logger, gate Gate, out io.W
 // Run starts the server and returns when ctx ends or a part of it fails for
 // good. Pods keep running.
 func (s *Server) Run(ctx context.Context) error {
+	if s.config.Etcd.Reset {
+		return s.reset(ctx)
+	}
 	began := time.Now()
 	s.began = began
 	if err := s.preflight(ctx); err != nil {
+		return err
+	}
+	// What the datastore is decides on the components.
+	if err := s.repairDatastore(ctx); err != nil {
 		return err
 	}
 	var err error
@@ -105,7 +112,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	defer release()
 	snapshot.ClearLeftovers(s.config.Paths.Server())
-	if err := s.repairDatastore(ctx); err != nil {
+	if err := s.clearResetFlag(); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(config.RuntimeDir, 0o755); err != nil {
@@ -253,13 +260,10 @@ func (s *Server) components() ([]component.Component, error) {
 			Log:        s.log,
 		}),
 	}
-	switch {
-	case c.Datastore.Endpoint != "":
-		noSnapshots(commands, "an external datastore")
-	case etcd != nil:
-		noSnapshots(commands, "embedded etcd")
-	default:
-		components = append(components, s.newSnapshots(commands))
+	if c.Datastore.Endpoint != "" {
+		noSnapshots(commands)
+	} else {
+		components = append(components, s.newSnapshots(commands, etcd))
 	}
 	if !slices.Contains(c.AddOns.Disabled, "coredns") {
 		alone = append(alone, nodehosts.NewController(s.layout.Kubeconfig("node-hosts"), s.log))

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -17,6 +16,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/component"
 	"github.com/kedge-k8s/kedge/pkg/config"
 	"github.com/kedge-k8s/kedge/pkg/control"
+	"github.com/kedge-k8s/kedge/pkg/datastore"
 	"github.com/kedge-k8s/kedge/pkg/snapshot"
 	"github.com/kedge-k8s/kedge/pkg/snapshot/publish"
 )
@@ -59,14 +59,15 @@ type snapshots struct {
 
 // newSnapshots makes the component, and registers the commands of kedge
 // snapshot.
-func (s *Server) newSnapshots(commands *control.Server) *snapshots {
+func (s *Server) newSnapshots(commands *control.Server, etcd *datastore.Etcd) *snapshots {
+	newKeeper := func(dir string) *snapshot.Keeper { return NewKeeper(s.config, s.node.Name(), dir, etcd, s.log) }
 	c := &snapshots{
 		config:     s.config.Snapshots,
 		node:       s.node.Name(),
 		kubeconfig: s.layout.Kubeconfig("snapshots"),
-		newKeeper:  s.newKeeper,
+		newKeeper:  newKeeper,
 		log:        s.log,
-		keeper:     s.newKeeper(s.config.Snapshots.Dir),
+		keeper:     newKeeper(s.config.Snapshots.Dir),
 		changed:    make(chan struct{}, 1),
 		failed:     make(chan struct{}, 1),
 	}
@@ -384,12 +385,11 @@ func (s *snapshots) prune(ctx context.Context, r control.Snapshots) ([]string, e
 	return gone, s.pruneBucket(ctx, bucket, prefix, keep)
 }
 
-// noSnapshots refuses the commands where Kedge takes no snapshots of the
-// datastore.
-func noSnapshots(commands *control.Server, datastore string) {
+// noSnapshots refuses the commands, where the datastore is an external one.
+func noSnapshots(commands *control.Server) {
 	for _, command := range []string{control.SaveSnapshot, control.ListSnapshots, control.DeleteSnapshots, control.PruneSnapshots} {
 		control.Handle(commands, command, func(context.Context, control.Snapshots) (control.None, error) {
-			return control.None{}, fmt.Errorf("this server keeps the cluster's state in %s, of which Kedge takes no snapshots: make backups with its own tools", datastore)
+			return control.None{}, errors.New("this server keeps the cluster's state in an external datastore, of which Kedge takes no snapshots: make backups with its own tools")
 		})
 	}
 }

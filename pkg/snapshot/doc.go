@@ -28,11 +28,16 @@ type Datastore interface {
 	Backup(ctx context.Context, file string) error
 	// CheckCopy says whether a file that Backup wrote is whole.
 	CheckCopy(ctx context.Context, file string) error
-	// Prepare changes a file that Backup wrote to what a restore needs.
-	Prepare(ctx context.Context, file string) error
-	// Install puts a prepared file in the place of the datastore, which nobody uses,
-	// and moves what was there into the directory aside.
-	Install(ctx context.Context, file, aside string) error
+	// Revision is the last one of the datastore, which nobody uses, as far as it can
+	// be read; 0 if there is none.
+	Revision(ctx context.Context) int64
+	// Prepare changes a file that Backup wrote to what a restore needs: its revisions
+	// go on far behind its own, and behind the one that is past.
+	Prepare(ctx context.Context, file string, past int64) error
+	// SetAside moves the datastore, which nobody uses, into the directory aside.
+	SetAside(ctx context.Context, aside string) error
+	// Install puts a prepared file in the place of the datastore, which was set aside.
+	Install(ctx context.Context, file string) error
 }
 
 // Info says what a snapshot is of.

@@ -29,7 +29,10 @@ type Options struct {
 	ServerDir string // of what a server keeps beside its datastore
 	Node      string // name of this server's node, part of the names of its snapshots
 	Datastore Datastore
-	Log       *slog.Logger
+	// Others are those that the server could have instead: a restore of a snapshot
+	// of one makes it the server's.
+	Others []Datastore
+	Log    *slog.Logger
 }
 
 // Keeper takes snapshots of a server into a directory, and looks after them.

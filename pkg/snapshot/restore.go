@@ -91,7 +91,12 @@ func (k *Keeper) Restore(ctx context.Context, path, again string, own token.Toke
 	if err != nil {
 		return Restored{}, fmt.Errorf("%s: %w", path, err)
 	}
-	if err := o.Datastore.Prepare(ctx, datastore); err != nil {
+	restored := k.datastore(c.info.Datastore)
+	var past int64
+	for _, d := range k.datastores() {
+		past = max(past, d.Revision(ctx))
+	}
+	if err := restored.Prepare(ctx, datastore, past); err != nil {
 		return Restored{}, fmt.Errorf("restore %s: %w", path, err)
 	}
 	aside := filepath.Join(o.ServerDir, "before-restore-"+time.Now().UTC().Format("20060102-150405"))
@@ -105,7 +110,12 @@ func (k *Keeper) Restore(ctx context.Context, path, again string, own token.Toke
 	if err := put(files, o.ServerDir, aside); err != nil {
 		return Restored{}, fmt.Errorf("restore %s: %w", path, err)
 	}
-	if err := o.Datastore.Install(ctx, datastore, filepath.Join(aside, "db")); err != nil {
+	for _, d := range k.datastores() {
+		if err := d.SetAside(ctx, filepath.Join(aside, "db")); err != nil {
+			return Restored{}, fmt.Errorf("restore %s: %w", path, err)
+		}
+	}
+	if err := restored.Install(ctx, datastore); err != nil {
 		return Restored{}, fmt.Errorf("restore %s: %w", path, err)
 	}
 	if err := os.Remove(markerOf(o.ServerDir)); err != nil {
@@ -114,11 +124,26 @@ func (k *Keeper) Restore(ctx context.Context, path, again string, own token.Toke
 	if err := syncDir(o.ServerDir); err != nil {
 		return Restored{}, err
 	}
-	restored := Restored{Info: c.info}
+	done := Restored{Info: c.info}
 	if exists(aside) {
-		restored.Aside = aside
+		done.Aside = aside
 	}
-	return restored, nil
+	return done, nil
+}
+
+// datastores are those that a snapshot can be restored to.
+func (k *Keeper) datastores() []Datastore {
+	return append([]Datastore{k.options.Datastore}, k.options.Others...)
+}
+
+// datastore is the one of a kind; nil if there is none.
+func (k *Keeper) datastore(kind string) Datastore {
+	for _, d := range k.datastores() {
+		if d.Kind() == kind {
+			return d
+		}
+	}
+	return nil
 }
 
 func markerOf(serverDir string) string { return filepath.Join(serverDir, "restoring") }
@@ -173,10 +198,11 @@ func (k *Keeper) unpack(ctx context.Context, path, to string) (content, error) {
 	if err := errors.Join(err, file.Close()); err != nil {
 		return content{}, fmt.Errorf("%s: %w", path, err)
 	}
-	if kind := k.options.Datastore.Kind(); c.info.Datastore != kind {
-		return content{}, fmt.Errorf("%s: the snapshot is of a datastore of kind %s, and this server's is %s", path, c.info.Datastore, kind)
+	of := k.datastore(c.info.Datastore)
+	if of == nil {
+		return content{}, fmt.Errorf("%s: the snapshot is of a datastore of kind %q, which this Kedge does not know: install a newer one", path, c.info.Datastore)
 	}
-	if err := k.options.Datastore.CheckCopy(ctx, to); err != nil {
+	if err := of.CheckCopy(ctx, to); err != nil {
 		return content{}, fmt.Errorf("%s: %w: %w", path, errDamaged, err)
 	}
 	return c, nil

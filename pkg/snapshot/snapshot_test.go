@@ -35,24 +35,31 @@ func (s textStore) Backup(_ context.Context, file string) error {
 
 func (textStore) CheckCopy(context.Context, string) error { return nil }
 
-func (textStore) Prepare(_ context.Context, file string) error {
+func (textStore) Revision(context.Context) int64 { return 7 }
+
+func (textStore) Prepare(_ context.Context, file string, past int64) error {
+	if past != 7 {
+		return errors.New("the last revision is not passed on")
+	}
 	if text, err := os.ReadFile(file); err != nil || string(text) == "unfit" {
 		return errors.New("unfit")
 	}
 	return nil
 }
 
-func (s textStore) Install(_ context.Context, file, aside string) error {
+func (s textStore) SetAside(_ context.Context, aside string) error {
+	if _, err := os.Stat(s.path); err != nil {
+		return nil //nolint:nilerr // there is none
+	}
+	if err := os.MkdirAll(aside, 0o700); err != nil {
+		return err
+	}
+	return os.Rename(s.path, filepath.Join(aside, filepath.Base(s.path)))
+}
+
+func (s textStore) Install(_ context.Context, file string) error {
 	if text, err := os.ReadFile(file); err != nil || string(text) == "stuck" {
 		return errors.New("stuck")
-	}
-	if _, err := os.Stat(s.path); err == nil {
-		if err := os.MkdirAll(aside, 0o700); err != nil {
-			return err
-		}
-		if err := os.Rename(s.path, filepath.Join(aside, "text")); err != nil {
-			return err
-		}
 	}
 	return os.Rename(file, s.path)
 }
@@ -198,6 +205,40 @@ func TestRestoreKeepsWhatWasThere(t *testing.T) {
 	}
 	if m.read("tls/service.key") != "key of service accounts" || m.read("manifests/mine.yaml") != "edited" {
 		t.Errorf("the key is %q, the manifest %q", m.read("tls/service.key"), m.read("manifests/mine.yaml"))
+	}
+}
+
+// otherStore is another kind of datastore.
+type otherStore struct{ textStore }
+
+func (otherStore) Kind() string { return "other" }
+
+func TestRestoreOfOther(t *testing.T) {
+	m := newServer(t)
+	m.write("other", "what another knew")
+	inUse, other := m.options.Datastore, otherStore{textStore{filepath.Join(m.dir, "server", "other")}}
+	m.options.Datastore = other
+	file := m.save(Request{Prefix: "x"})
+	m.write("other", "later")
+	m.options.Datastore = inUse
+	if _, err := m.Restore(t.Context(), m.path(file), file.Name, parse(t, "server:s3cret")); err == nil || !strings.Contains(err.Error(), `"other"`) {
+		t.Errorf("a snapshot of an unknown kind: error is %v", err)
+	}
+	m.options.Others = []Datastore{other}
+	restored, err := m.Restore(t.Context(), m.path(file), file.Name, parse(t, "server:s3cret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := m.read("other"); got != "what another knew" {
+		t.Errorf("it is %q", got)
+	}
+	if _, err := os.Stat(filepath.Join(m.dir, "server", "text")); err == nil {
+		t.Error("the datastore in use is still there")
+	}
+	for _, name := range []string{"text", "other"} {
+		if _, err := os.Stat(filepath.Join(restored.Aside, "db", name)); err != nil {
+			t.Errorf("what was there is lost: %v", err)
+		}
 	}
 }
 
