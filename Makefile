@@ -67,9 +67,10 @@ IMAGE_PACKAGES := buildah
 VM_PACKAGES := debootstrap e2fsprogs qemu-system-x86 qemu-utils
 BROWSER_PACKAGES := chromium fonts-dejavu-core
 DATASTORE_PACKAGES := mariadb-server nats-server postgresql
+ROBUSTNESS_PACKAGES := btrfs-progs e2fsprogs
 LAB_PACKAGES := curl debootstrap openssl tar
 
-.PHONY: help build run test unit e2e datastores vm labs bench lint release release-check artifacts image clean deps release-deps image-deps test-deps images dashboard-test docs FORCE
+.PHONY: help build run test unit e2e datastores robustness robustness-short vm labs bench lint release release-check artifacts image clean deps release-deps image-deps test-deps images dashboard-test docs FORCE
 
 help: ## list the targets
 	@echo "Kedge $(VERSION) ($(COMMIT), $(TREE))"; echo
@@ -80,7 +81,7 @@ build: $(FILE) ## build dist/kedge: the one file
 run: deps build ## build, and start a single-node server here; Ctrl-C stops it (as root)
 	exec dist/kedge server
 
-test: deps test-deps build lint unit e2e ## lint, unit tests, and tests of behaviour against dist/kedge (as root)
+test: deps test-deps build lint unit e2e robustness-short ## lint, unit tests, and tests of behaviour against dist/kedge (as root)
 
 RELEASE_ARCHS := amd64 arm64 armhf
 
@@ -244,12 +245,12 @@ $(LINT): tools/go.mod
 	CGO_ENABLED=0 go -C tools build -o $(abspath $@) github.com/golangci/golangci-lint/v2/cmd/golangci-lint && touch $@
 
 lint: $(LINT) test-deps ## look at the code: golangci-lint, shellcheck
-	$(LINT) run --build-tags '$(TAGS) e2e vm labs datastores dashboard' ./...
+	$(LINT) run --build-tags '$(TAGS) e2e vm labs datastores dashboard robustness' ./...
 	cd cmd/addons && $(abspath $(LINT)) run ./...
 	shellcheck -x -P SCRIPTDIR install.sh scripts/*.sh tests/vm/*.sh tests/images/debian/*.sh tests/images/debian/files/*.sh .ci/run
 
 # Packages with unit tests import nothing heavy: -race builds them in seconds.
-UNIT = $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./cmd/... ./pkg/... ./scripts/... ./tests/bench/... ./tests/images/... ./tests/testbed/... ./tests/vm/...)
+UNIT = $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./cmd/... ./pkg/... ./scripts/... ./tests/bench/... ./tests/images/... ./tests/robustness/... ./tests/testbed/... ./tests/vm/...)
 
 unit: $(BIN)/pause $(BIN)/nft $(BIN)/cni build/nft/packages ## unit tests, with the race detector
 	go test -race -count=1 $(UNIT)
@@ -267,6 +268,17 @@ e2e: build images ## tests of behaviour: dist/kedge on hosts in namespaces (as r
 datastores: build test-deps ## databases outside of Kedge, real ones, stopped and started under load (as root)
 	@$(call install,$(DATASTORE_PACKAGES))
 	go test -tags 'e2e datastores' -count=1 -timeout 30m -run 'TestExternalDatastore$$' ./tests/e2e
+
+robustness-short: build test-deps
+	@$(call install,$(ROBUSTNESS_PACKAGES))
+	go test -tags robustness -count=1 -timeout 10m ./tests/robustness
+
+# How much of the long form: percent of its faults. SEED repeats their choice.
+PERCENT ?= 100
+
+robustness: build test-deps ## servers injured under load, and what their clients saw checked; half an hour, or PERCENT of it (as root)
+	@$(call install,$(ROBUSTNESS_PACKAGES))
+	go test -tags robustness -count=1 -timeout 3h -v ./tests/robustness -percent $(PERCENT) $(SEED:%=-seed %)
 
 vm: build images test-deps ## tests of behaviour in virtual machines with systemd; a quarter of an hour (as root)
 	@$(call install,$(VM_PACKAGES))

@@ -10,14 +10,17 @@ import (
 	"net"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/k3s-io/kine/pkg/drivers"
 	_ "github.com/k3s-io/kine/pkg/drivers/mysql" // registers the driver
 	_ "github.com/k3s-io/kine/pkg/drivers/nats"  // registers the driver
 	_ "github.com/k3s-io/kine/pkg/drivers/pgsql" // registers the driver
+	"github.com/k3s-io/kine/pkg/server"
 	"github.com/k3s-io/kine/pkg/tls"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -91,7 +94,11 @@ func (e *External) Start(ctx context.Context) error {
 	config.BackendTLSConfig = tls.Config{CAFile: e.tls.CA, CertFile: e.tls.Client.Cert, KeyFile: e.tls.Client.Key}
 	config.ConnectionPoolConfig.MaxIdle = 10
 	config.ConnectionPoolConfig.MaxOpen = 50 // databases allow some hundred in all
-	if err := e.serve(config); err != nil {
+	err := e.serve(func(ctx context.Context, wg *sync.WaitGroup) (server.Backend, error) {
+		_, backend, err := drivers.New(ctx, wg, config)
+		return backend, err
+	})
+	if err != nil {
 		return fmt.Errorf("use the datastore %s: %w", e.where(), err)
 	}
 	return nil

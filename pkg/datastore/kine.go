@@ -50,11 +50,14 @@ func (b *bridge) Endpoint() string { return "unix://" + b.socket }
 func (*bridge) Name() string    { return "datastore" }
 func (*bridge) Needs() []string { return nil }
 
+// open opens a database that is closed when ctx has ended and wg is done.
+type open func(ctx context.Context, wg *sync.WaitGroup) (server.Backend, error)
+
 // serve does what kine's own endpoint does, with Kedge's watch server, until
 // stop.
-func (b *bridge) serve(config *drivers.Config) error {
+func (b *bridge) serve(open open) error {
 	life, cancel := context.WithCancel(context.Background())
-	if err := b.listenAndServe(life, config); err != nil {
+	if err := b.listenAndServe(life, open); err != nil {
 		cancel()
 		return err
 	}
@@ -62,11 +65,12 @@ func (b *bridge) serve(config *drivers.Config) error {
 	return nil
 }
 
-func (b *bridge) listenAndServe(life context.Context, config *drivers.Config) error {
-	_, backend, err := drivers.New(life, &b.wg, config)
+func (b *bridge) listenAndServe(life context.Context, open open) error {
+	backend, err := open(life, &b.wg)
 	if err != nil {
 		return err
 	}
+	backend = candid{backend}
 	if err := backend.Start(life); err != nil {
 		return err
 	}

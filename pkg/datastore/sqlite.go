@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 
-	"github.com/k3s-io/kine/pkg/drivers"
-	_ "github.com/k3s-io/kine/pkg/drivers/sqlite" // registers the driver
+	"github.com/k3s-io/kine/pkg/drivers/sqlite"
+	"github.com/k3s-io/kine/pkg/logstructured"
+	"github.com/k3s-io/kine/pkg/logstructured/sqllog"
+	"github.com/k3s-io/kine/pkg/server"
 )
 
 // sqliteOptions: the write-ahead log is synced at each commit, so that what
@@ -46,7 +49,7 @@ func (s *SQLite) Start(ctx context.Context) error {
 	if err := s.file.markRunning(); err != nil {
 		return err
 	}
-	if err := s.serve(s.config()); err != nil {
+	if err := s.serve(s.open); err != nil {
 		return fmt.Errorf("SQLite database %s: %w", s.file.Path(), err)
 	}
 	return nil
@@ -61,10 +64,14 @@ func (s *SQLite) Stop(ctx context.Context) error {
 	return s.file.markStopped()
 }
 
-// config has the values of kine's own command line: its library has no
-// defaults.
-func (s *SQLite) config() *drivers.Config {
+// open does what kine's own driver does, with a log that tells of failures.
+func (s *SQLite) open(ctx context.Context, wg *sync.WaitGroup) (server.Backend, error) {
 	c := kineConfig()
-	c.Endpoint = "sqlite://" + s.file.Path() + "?" + sqliteOptions
-	return c
+	c.DataSourceName = s.file.Path() + "?" + sqliteOptions
+	_, dialect, err := sqlite.NewVariant(ctx, wg, "sqlite3", c)
+	if err != nil {
+		return nil, err
+	}
+	log := sqllog.New(dialect, c.CompactInterval, c.CompactIntervalJitter, c.CompactTimeout, c.CompactMinRetain, c.CompactBatchSize, c.PollBatchSize)
+	return logstructured.New(candidLog{log}), nil
 }

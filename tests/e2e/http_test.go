@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,7 +13,6 @@ import (
 	"net/http"
 	"strconv"
 	"testing"
-	"time"
 
 	"github.com/kedge-k8s/kedge/tests/testbed"
 )
@@ -42,41 +40,11 @@ type api struct {
 // newAPI makes a client with the administrator's kubeconfig of a host.
 func newAPI(t *testing.T, host *testbed.Host) *api {
 	t.Helper()
-	out, err := host.Kubectl(t.Context(), "config", "view", "--raw", "-o", "json")
+	server, client, err := host.API(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	var config struct {
-		Clusters []struct {
-			Cluster struct {
-				Server string
-				CA     []byte `json:"certificate-authority-data"`
-			}
-		}
-		Users []struct {
-			User struct {
-				Certificate []byte `json:"client-certificate-data"`
-				Key         []byte `json:"client-key-data"`
-			}
-		}
-	}
-	if err := json.Unmarshal([]byte(out), &config); err != nil || len(config.Clusters) != 1 || len(config.Users) != 1 {
-		t.Fatalf("kubeconfig not understood: %v", err)
-	}
-	cluster, user := config.Clusters[0].Cluster, config.Users[0].User
-	pair, err := tls.X509KeyPair(user.Certificate, user.Key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(cluster.CA)
-	return &api{cluster.Server, &http.Client{
-		Timeout: 10 * time.Second,
-		Transport: &http.Transport{
-			DialContext:     host.Dial,
-			TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}},
-		},
-	}}
+	return &api{server, client}
 }
 
 // errRefused is in the error of a request that the API server takes for a
