@@ -121,9 +121,10 @@ const (
 // would still have written. That is what a clone of the disk holds: cloning locks
 // the file, so that it is the disk of one moment, between two requests of the
 // kernel. The host goes on with the clone, and whatever was answered after that
-// moment never was. It is a disk that loses nothing it has accepted; one with a
-// cache of its own has to be told to write it, which the file system does wherever
-// a program asks for the sync that is missing here if it does not.
+// moment never was.
+//
+// This disk keeps all it has accepted. One with a volatile cache loses more: what
+// no sync was asked for. That is what the host's kernel holds back here.
 func TestPowerCuts(t *testing.T) {
 	kinds := []faultKind{{name: "power cuts", short: 2, long: 200}, {name: "power cuts during starts", short: 1, long: 50}}
 	r := newRun(t, 1, func(host *testbed.Host) {

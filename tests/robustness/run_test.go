@@ -34,6 +34,9 @@ var (
 // limit is how long anything may take that has to happen.
 const limit = 2 * time.Minute
 
+// timeToCheck is what remains of the test's time when there are no more faults.
+const timeToCheck = time.Minute
+
 // ready are the arguments of servers that start fast: what runs in pods is not
 // looked at here.
 var ready = []string{
@@ -242,6 +245,13 @@ func (r *run) injure(kinds ...faultKind) {
 	r.begin()
 	r.must(r.goOn())
 	for i, kind := range order {
+		if end, ok := r.t.Deadline(); ok && time.Until(end) < timeToCheck {
+			if i == 0 {
+				r.t.Fatal("there is no time for a single fault: raise -timeout")
+			}
+			r.t.Logf("the test's time is nearly up: %d faults are left out", len(order)-i)
+			break
+		}
 		r.wait(2 * time.Second)
 		begin := time.Now()
 		if err := kind.strike(); err != nil {
