@@ -8,32 +8,52 @@ import (
 	"time"
 )
 
-// TestClock starts a server on a machine whose clock is years late, as that of a
-// board without a battery is, and sets it under the running server.
+// TestClock starts a server and an agent on machines whose clocks are years late, as
+// those of boards without a battery are, and sets them while Kedge runs.
 func TestClock(t *testing.T) {
-	n := newNode(t, Options{})
-	n.execute("systemctl stop systemd-timesyncd 2>/dev/null || true; date --set='-2 years' && date +%Y")
-	n.start()
-	expired := func() string { return n.execute(Binary + " certificate check --output=json || true") }
-	if out := expired(); strings.Contains(out, `"EXPIRED"`) {
-		t.Fatalf("a certificate has expired already: %s", out)
+	network := NewNetwork(t)
+	server := newNode(t, Options{Name: "server", Network: network, Address: "10.77.0.1/24"})
+	agent := newNode(t, Options{Name: "agent", Memory: 1024, Network: network, Address: "10.77.0.2/24"})
+	both := []*node{agent, server}
+	for _, n := range both {
+		n.execute("systemctl stop systemd-timesyncd 2>/dev/null || true; date --set='-2 years'")
 	}
-	before := n.kubectl("get", "node/"+n.Name, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].lastHeartbeatTime}`)
+	server.start("--node-ip=10.77.0.1")
+	agent.execute("mkdir -p /etc/kedge && umask 077 && cat >/etc/kedge/token <<'END'\n" + server.execute("cat /var/lib/kedge/server/node-token") + "\nEND")
+	if err := agent.Start(t.Context(), "agent", "--server=https://10.77.0.1:6443", "--token-file=/etc/kedge/token", "--node-ip=10.77.0.2"); err != nil {
+		t.Fatal(err)
+	}
+	server.wait("create", "node/agent")
+	server.wait("condition=Ready", "node/agent")
+	year := func(n *node) string {
+		beat := server.field("node/"+n.Name, `.status.conditions[?(@.type=="Ready")].lastHeartbeatTime`)
+		first, _, _ := strings.Cut(beat, "-")
+		return first
+	}
+	before := year(server)
 
+	// The agent's clock is set first: it then waits for the server's.
 	begin := time.Now()
-	n.execute("date --set='+2 years' && date +%Y")
-	n.eventually("the server to start again", func() (bool, string) {
-		log := n.log()
-		return strings.Contains(log, "starting again"), lastLines(log, 10)
-	})
-	t.Logf("the server starts again after %s", since(begin))
-	n.waitReady(begin)
-	// What says Ready is of now.
-	n.eventually("a heartbeat after the clock was set", func() (bool, string) {
-		beat := n.kubectl("get", "node/"+n.Name, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].lastHeartbeatTime}`)
-		return beat[:4] > before[:4], beat
-	})
-	if out := expired(); strings.Contains(out, `"EXPIRED"`) || !strings.Contains(out, `"OK"`) {
-		t.Errorf("after the clock was set the certificates are: %s", out)
+	for _, n := range both {
+		n.execute("date --set='+2 years'")
+		n.eventually("Kedge to start again on "+n.Name, func() (bool, string) {
+			log := n.log()
+			return strings.Contains(log, "starting again"), lastLines(log, 10)
+		})
+		t.Logf("on %s Kedge starts again after %s", n.Name, since(begin))
 	}
+	server.waitReady(begin)
+	for _, n := range both {
+		// What says Ready is of now.
+		n.eventually("a heartbeat of "+n.Name+" by the clock that was set", func() (bool, string) {
+			now := year(n)
+			return now > before, now
+		})
+		out := n.execute(Binary + " certificate check --output=json || true")
+		if strings.Contains(out, `"EXPIRED"`) || !strings.Contains(out, `"OK"`) {
+			t.Errorf("the certificates of %s are: %s", n.Name, out)
+		}
+	}
+	server.wait("condition=Ready", "node/agent")
+	t.Logf("both nodes are Ready after %s", since(begin))
 }
