@@ -254,6 +254,7 @@ UNIT = $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}
 
 unit: $(BIN)/pause $(BIN)/nft $(BIN)/cni build/nft/packages ## unit tests, with the race detector
 	go test -race -count=1 $(UNIT)
+	go test -count=1 -run 'TestReset$$' ./pkg/datastore
 	go -C cmd/addons test -race -count=1 ./...
 
 docs: ## write docs/options.md from the table of options

@@ -188,6 +188,9 @@ func TestEtcdDamagedCopy(t *testing.T) {
 }
 
 func TestReset(t *testing.T) {
+	if raceDetector {
+		t.Skip("etcd's ForceSnapshot sets a flag that its other goroutine reads, without a lock; make unit runs this test without the detector too")
+	}
 	f := newMember(t)
 	dir := f.paths.Etcd()
 	const kept = "/registry/configmaps/default/a"
