@@ -159,14 +159,10 @@ func TestClusterReset(t *testing.T) {
 	for i := range 3 {
 		q.giveServerToken(t, q.hosts[i])
 	}
+	// Of members that were added at the same moment etcd's log may hold an attribute
+	// before the member, which it can't replay alone: a reset refuses it.
 	for i := 1; i < 3; i++ {
-		var err error
-		if q.processes[i], err = q.hosts[i].Start(append([]string{"server"}, join(0)...)...); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for i := 1; i < 3; i++ {
-		q.ready(t, i)
+		q.run(t, i, join(0)...)
 	}
 	members(t, 2, 3)
 	step("three servers are ready")
