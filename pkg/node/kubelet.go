@@ -189,6 +189,12 @@ func (*Kubelet) Name() string { return "kubelet" }
 // process too.
 func (*Kubelet) Needs() []string { return []string{"listener", "containerd"} }
 
+// startLimit has room for the start of the apiserver, and then of the kubelet.
+const startLimit = 2 * component.DefaultStartLimit
+
+// Limits implements component.Limiter.
+func (*Kubelet) Limits() (start, stop time.Duration) { return startLimit, 0 }
+
 func (k *Kubelet) Start(context.Context) error {
 	for _, dir := range []string{k.config.staticPods(), k.server.VolumePluginDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -218,7 +224,7 @@ type patientProber struct {
 }
 
 func (p patientProber) Init() error {
-	ctx, cancel := context.WithTimeout(p.ctx, component.DefaultStartLimit)
+	ctx, cancel := context.WithTimeout(p.ctx, startLimit)
 	defer cancel()
 	if err := p.wait(ctx); err != nil {
 		return err
