@@ -26,11 +26,12 @@ import (
 
 // How much the heap may grow before garbage is collected, in percent of what
 // lives: a little processor time is traded for memory, as the live heap is large
-// and changes little. While everything starts it is the other way round, where
-// there is memory.
+// and changes little. Until the node is Ready it is the other way round, where
+// there is memory. More than this would leave what stays scattered over so many
+// pages that the heap remains large.
 const (
 	gcPercent        = 50
-	startupGCPercent = 400
+	startupGCPercent = 150
 	startupMemory    = 2 << 30 // bytes that the machine has at least
 	startupTime      = 30 * time.Second
 )
@@ -72,8 +73,9 @@ func runRole(c *cli.Context, logging config.Logging, warnings []string, run func
 			return err
 		}
 	}
+	started := func() {}
 	if os.Getenv("GOGC") == "" {
-		defer saveMemory()()
+		started = saveMemory()
 	}
 	own, libraries, err := log.TakeStderr()
 	if err != nil {
@@ -99,6 +101,7 @@ func runRole(c *cli.Context, logging config.Logging, warnings []string, run func
 		}
 	})
 	ready := func() {
+		started()
 		if err := manager.Ready(); err != nil {
 			logger.Warn("the service manager does not learn that the node is Ready", "err", err)
 		}
@@ -114,8 +117,9 @@ func runRole(c *cli.Context, logging config.Logging, warnings []string, run func
 	return err
 }
 
-// saveMemory has garbage be collected early, from the end of the start-up on.
-func saveMemory() (cancel func()) {
+// saveMemory has garbage be collected early, from the moment that the function
+// it returns is called or the time of a start-up is over.
+func saveMemory() (started func()) {
 	var info unix.Sysinfo_t
 	err := unix.Sysinfo(&info)
 	total := uint64(info.Totalram) * uint64(info.Unit) //nolint:unconvert // 32 bits wide on arm
@@ -124,8 +128,8 @@ func saveMemory() (cancel func()) {
 		return func() {}
 	}
 	debug.SetGCPercent(startupGCPercent)
-	timer := time.AfterFunc(startupTime, func() { debug.SetGCPercent(gcPercent) })
-	return func() { timer.Stop() }
+	early := time.AfterFunc(startupTime, func() { debug.SetGCPercent(gcPercent) })
+	return func() { early.Reset(0) }
 }
 
 // restart replaces this process by a new one of the same program and arguments:
