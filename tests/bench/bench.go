@@ -143,16 +143,11 @@ type run struct {
 	bed   *testbed.Bed
 	host  *testbed.Host
 	side  side
-	node  side // on another host, of the side's cluster; nil: none
+	nodes []side // on other hosts, of the side's cluster
 }
 
 // sides are those there are.
-func (r *run) sides() []side {
-	if r.node == nil {
-		return []side{r.side}
-	}
-	return []side{r.side, r.node}
-}
+func (r *run) sides() []side { return append([]side{r.side}, r.nodes...) }
 
 func (r *run) record(key string, value float64) {
 	all := r.bench.metrics

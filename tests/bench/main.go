@@ -13,7 +13,8 @@
 //
 // The group agent looks at a second node, on a host of its own: Kedge's agent, which
 // brings the pod network along, beside containerd, the kubelet and kube-proxy, which
-// have none. The second node idles without a pod.
+// have none. The second node idles without a pod. Then three more join at the same
+// moment; all run on this one machine, and share its processors.
 //
 // The group benchmarks runs Go benchmarks of single parts, which have limits of their
 // own: the launcher, and the rules of network policies.

@@ -6,10 +6,9 @@ import (
 	"time"
 
 	"github.com/kedge-k8s/kedge/tests/bench/stock"
-	"github.com/kedge-k8s/kedge/tests/testbed"
 )
 
-// agent measures a second node, on a host of its own.
+// agent measures nodes beside the first, on hosts of their own.
 func (r *run) agent(ctx context.Context) error {
 	r.compare()
 	if err := r.step(ctx, "prepare", r.side.Prepare); err != nil {
@@ -22,48 +21,66 @@ func (r *run) agent(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	host, err := r.newHost(r.name + "-agent")
-	if err != nil {
+	if err := r.step(ctx, "join", func(ctx context.Context) error { return r.measureJoin(ctx, "join", 1) }); err != nil {
 		return err
 	}
-	r.node = r.secondNode(host)
-	if err := r.step(ctx, "prepare the agent", r.node.Prepare); err != nil {
+	if err := r.measureIdleAgent(ctx); err != nil {
 		return err
 	}
-	r.calm()
-	if err := r.step(ctx, "join", func(ctx context.Context) error { return r.measureJoin(ctx, host.Name) }); err != nil {
-		return err
-	}
-	return r.measureIdleAgent(ctx)
+	return r.step(ctx, "join together", func(ctx context.Context) error { return r.measureJoin(ctx, "join-together", joinTogether) })
 }
 
-// secondNode is one that the side's cluster doesn't have yet.
-func (r *run) secondNode(host *testbed.Host) side {
-	if stack, ok := r.side.(*stock.Stack); ok {
-		return stack.Node(host)
-	}
-	return &kedge{host: host, server: r.host}
-}
+// joinTogether is how many agents start at the same moment.
+const joinTogether = 3
 
-func (r *run) measureJoin(ctx context.Context, name string) error {
+// measureJoin starts more nodes at the same moment, and waits until the last of
+// them is Ready.
+func (r *run) measureJoin(ctx context.Context, key string, nodes int) error {
 	client, err := r.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
+	var names []string
+	for i := range nodes {
+		name, err := r.addNode(ctx, fmt.Sprintf("%s-%s-%d", r.name, key, i+1))
+		if err != nil {
+			return fmt.Errorf("prepare an agent: %w", err)
+		}
+		names = append(names, name)
+	}
+	r.calm()
 	began := time.Now()
-	if err := r.node.Start(); err != nil {
-		return err
+	for _, node := range r.nodes[len(r.nodes)-nodes:] {
+		if err := node.Start(); err != nil {
+			return err
+		}
 	}
-	if err := client.WaitObject(ctx, "/api/v1/nodes", name, hasCondition("Ready")); err != nil {
-		return err
+	for _, name := range names {
+		if err := client.WaitObject(ctx, "/api/v1/nodes", name, hasCondition("Ready")); err != nil {
+			return err
+		}
 	}
-	r.record("join", time.Since(began).Seconds())
+	r.record(key, time.Since(began).Seconds())
 	return nil
 }
 
+// addNode prepares a node that the side's cluster doesn't have yet.
+func (r *run) addNode(ctx context.Context, host string) (name string, err error) {
+	h, err := r.newHost(host)
+	if err != nil {
+		return "", err
+	}
+	var node side = &kedge{host: h, server: r.host}
+	if stack, ok := r.side.(*stock.Stack); ok {
+		node = stack.Node(h)
+	}
+	r.nodes = append(r.nodes, node)
+	return h.Name, node.Prepare(ctx)
+}
+
 func (r *run) measureIdleAgent(ctx context.Context) error {
-	idle, err := r.idle(ctx, r.node)
+	idle, err := r.idle(ctx, r.nodes[0])
 	if err != nil {
 		return fmt.Errorf("idle agent: %w", err)
 	}

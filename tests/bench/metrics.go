@@ -66,6 +66,7 @@ func metrics(nodes []int) []metric {
 		{"agent-anonymous", "agent", "agent: memory, anonymous, idle", "MB", 0, goal{}},
 		{"agent-cpu", "agent", "agent: processor, idle", "ms/s", 1, goal{limit: 10}},
 		{"agent-writes", "agent", "agent: writes, idle", "kB/s", 1, goal{}},
+		{"join-together", "agent", fmt.Sprintf("agent: start of %d at once to the last one Ready", joinTogether), "s", 2, goal{limit: 5}},
 		{"size", "size", "size of the file", "MB", 1, goal{limit: 95}},
 	}
 	var load []metric
