@@ -174,19 +174,34 @@ func (i *Installer) programs(record *Record) error {
 		}
 	}
 	i.say("scripts", "kedge-killall.sh, "+uninstall)
-	for shell, place := range map[string]struct{ there, file string }{
-		"bash": {"/usr/share/bash-completion", "/usr/share/bash-completion/completions/kedge"},
-		"fish": {"/usr/share/fish", "/usr/share/fish/vendor_completions.d/kedge.fish"},
-	} {
-		if info, err := os.Stat(place.there); err != nil || !info.IsDir() {
+	i.complete(record)
+	return nil
+}
+
+// completions are where shells look for the scripts of packages: beside what is there
+// of the shell, the first that is.
+var completions = []struct{ shell, there, file string }{
+	{"bash", "/usr/share/bash-completion", "completions/kedge"},
+	{"zsh", "/usr/share/zsh/vendor-completions", "_kedge"}, // Debian
+	{"zsh", "/usr/share/zsh/site-functions", "_kedge"},
+	{"fish", "/usr/share/fish", "vendor_completions.d/kedge.fish"},
+}
+
+// complete has the shells of this machine complete command lines. Nothing depends on
+// it.
+func (i *Installer) complete(record *Record) {
+	var done []string
+	for _, c := range completions {
+		if info, err := os.Stat(c.there); err != nil || !info.IsDir() || slices.Contains(done, c.shell) {
 			continue
 		}
-		// Nothing depends on it.
-		if err := i.write(record, file{place.file, i.Completions[shell], 0o644}); err == nil {
-			i.say("completion", shell)
+		if err := i.write(record, file{filepath.Join(c.there, c.file), i.Completions[c.shell], 0o644}); err == nil {
+			done = append(done, c.shell)
 		}
 	}
-	return nil
+	if len(done) > 0 {
+		i.say("completion", strings.Join(done, ", "))
+	}
 }
 
 func canWrite(dir string) bool {
