@@ -18,6 +18,7 @@ import (
 
 	"github.com/kedge-k8s/kedge/pkg/clock"
 	"github.com/kedge-k8s/kedge/pkg/component"
+	"github.com/kedge-k8s/kedge/pkg/config"
 	"github.com/kedge-k8s/kedge/pkg/control"
 	"github.com/kedge-k8s/kedge/pkg/controlplane"
 	"github.com/kedge-k8s/kedge/pkg/hostcheck"
@@ -413,6 +414,9 @@ func (s *Server) writeAdminKubeconfig() error {
 	out := s.config.Kubeconfig
 	if err := os.MkdirAll(filepath.Dir(out.Path), 0o755); err != nil {
 		return err
+	}
+	if err := pki.LinkKubeconfig(config.DefaultKubeconfig, out.Path); err != nil {
+		s.log.Warn("commands on this machine find the administrator's kubeconfig only with KUBECONFIG="+out.Path, "err", err)
 	}
 	if err := s.kubeconfig("admin").WriteEmbedded(out.Path, out.Mode); err != nil {
 		return err
