@@ -39,7 +39,7 @@ func TestParse(t *testing.T) {
 		{name: "a switch", args: []string{"--skip-start", "--debug"}, role: Server, service: "kedge", roleArgs: []string{"--debug"}},
 		{name: "secrets", args: []string{"server", "--token", "x", "--debug", "--agent-token=y"}, environ: []string{"KEDGE_TOKEN=z"},
 			role: Server, service: "kedge", roleArgs: []string{"--debug"}, env: []string{"KEDGE_AGENT_TOKEN=y", "KEDGE_TOKEN=x"}},
-		{name: "k3s's names", environ: []string{"KEDGE_KUBECONFIG_MODE=644"}, role: Server, service: "kedge", env: []string{"KEDGE_WRITE_KUBECONFIG_MODE=644"}},
+		{name: "k3s's names", environ: []string{"KEDGE_KUBECONFIG_MODE=644", "KEDGE_KUBECONFIG_GROUP=adm"}, role: Server, service: "kedge", env: []string{"KEDGE_WRITE_KUBECONFIG_GROUP=adm", "KEDGE_WRITE_KUBECONFIG_MODE=644"}},
 		{name: "a type", environ: []string{"INSTALL_KEDGE_TYPE=agent"}, role: Agent, service: "kedge-agent"},
 		{name: "a wrong role", args: []string{"sever"}, wrong: `"sever" is neither server nor agent`},
 		{name: "a wrong switch", environ: []string{"INSTALL_KEDGE_SKIP_START=maybe"}, wrong: `INSTALL_KEDGE_SKIP_START: "maybe"`},

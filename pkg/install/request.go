@@ -116,6 +116,7 @@ var renamed = map[string]string{
 	"KEDGE_CONFIG_FILE":       "KEDGE_CONFIG",
 	"KEDGE_KUBECONFIG_MODE":   "KEDGE_WRITE_KUBECONFIG_MODE",
 	"KEDGE_KUBECONFIG_OUTPUT": "KEDGE_WRITE_KUBECONFIG",
+	"KEDGE_KUBECONFIG_GROUP":  "KEDGE_WRITE_KUBECONFIG_GROUP",
 }
 
 // notKept are variables that say something of this process only.
