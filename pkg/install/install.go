@@ -62,6 +62,7 @@ func (i *Installer) Run(ctx context.Context) error {
 		return err
 	}
 	record.Name, record.Role, record.SystemdDir, record.DataDir = i.Name, i.Role, i.SystemdDir, i.DataDir
+	record.Mirror, record.Channel = i.Mirror, i.Channel
 	if err := i.programs(&record); err != nil {
 		return err
 	}
@@ -281,7 +282,7 @@ func (i *Installer) start(ctx context.Context, s service, record *Record) error 
 	if err != nil {
 		return err
 	}
-	program, err := sum(record.program())
+	program, err := sum(record.ProgramFile())
 	if err != nil {
 		return err
 	}

@@ -33,6 +33,8 @@ type Request struct {
 	SkipStart      bool
 	ForceRestart   bool
 	Timeout        time.Duration // of the node to be Ready
+
+	Mirror, Channel string // that install.sh was told, for upgrades
 }
 
 // Option is one of an installation's own options.
@@ -155,6 +157,7 @@ func Parse(args, environ []string) (Request, error) {
 			}
 		}
 	}
+	r.Mirror, r.Channel = variables["INSTALL_KEDGE_MIRROR_URL"], variables["INSTALL_KEDGE_CHANNEL"]
 	rest, err := r.own(args, options)
 	if err != nil {
 		return r, err

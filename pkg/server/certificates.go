@@ -69,6 +69,7 @@ func (s *Server) identities() map[string]pki.Request {
 		"servicelb":               {CommonName: controlplane.ServiceLBUser},
 		"snapshots":               {CommonName: controlplane.SnapshotsUser},
 		"node-hosts":              {CommonName: controlplane.NodeHostsUser},
+		"upgrades":                {CommonName: controlplane.UpgradesUser},
 		"agent":                   {CommonName: join.AgentUser(s.node.Name()), Organization: []string{join.AgentGroup}},
 		"kubelet":                 {CommonName: "system:node:" + s.node.Name(), Organization: []string{"system:nodes"}},
 	}

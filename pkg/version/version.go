@@ -80,3 +80,9 @@ func Skips(a, b string) bool {
 	}
 	return right[0] != left[0] || right[1] > left[1]+1
 }
+
+// Valid says whether v is a version of Kedge.
+func Valid(v string) bool {
+	_, ok := parse(v)
+	return ok && strings.HasPrefix(v, "v")
+}
