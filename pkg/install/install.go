@@ -102,7 +102,7 @@ func (i *Installer) Run(ctx context.Context) error {
 // can't follow.
 func (i *Installer) checkVersion() error {
 	for _, last := range versionStamps(i.DataDir) {
-		if err := follows(strings.TrimSpace(string(last)), version.Version); err != nil {
+		if err := Follows(strings.TrimSpace(string(last)), version.Version); err != nil {
 			return err
 		}
 	}

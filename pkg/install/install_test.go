@@ -195,7 +195,7 @@ func TestFollows(t *testing.T) {
 		{"v1.36.3+kedge1", "v1.36.2+kedge1", false},
 		{"v1.36.3+kedge1", "v2.0.0+kedge1", false},
 	} {
-		if err := follows(test.now, test.next); (err == nil) != test.well {
+		if err := Follows(test.now, test.next); (err == nil) != test.well {
 			t.Errorf("%s after %s: %v", test.next, test.now, err)
 		}
 	}

@@ -170,7 +170,7 @@ func (u *Upgrade) checkVersion(ctx context.Context) error {
 		return fmt.Errorf("the new program does not run here: %w", err)
 	}
 	u.Say("upgrade", "from "+now+" to "+next)
-	if err := follows(now, next); err != nil {
+	if err := Follows(now, next); err != nil {
 		return err
 	}
 	if _, err := os.Stat(u.agentKubeconfig()); u.Record.Role != Agent || errors.Is(err, fs.ErrNotExist) {
@@ -186,9 +186,9 @@ func (u *Upgrade) checkVersion(ctx context.Context) error {
 	return nil
 }
 
-// follows refuses versions that Kubernetes does not let follow each other, see
+// Follows refuses versions that Kubernetes does not let follow each other, see
 // https://kubernetes.io/releases/version-skew-policy/.
-func follows(now, next string) error {
+func Follows(now, next string) error {
 	if version.Newer(now, next) {
 		return fmt.Errorf("%s is older than %s: the data can't go back; restore a backup with that version instead", next, now)
 	}

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
@@ -114,7 +115,8 @@ func (c *Controller) work(ctx context.Context) {
 	if !cache.WaitForCacheSync(ctx.Done(), plans.HasSynced) {
 		return
 	}
-	watchesNodes := false
+	changed(nil) // for what a Plan that is gone may have left
+	watchesNodes, settled := false, false
 	var wait time.Duration // 0: until something changes
 	for {
 		var timer <-chan time.Time
@@ -127,11 +129,11 @@ func (c *Controller) work(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if len(plans.GetStore().ListKeys()) == 0 {
-			wait = 0
+		none := len(plans.GetStore().ListKeys()) == 0
+		if none && settled {
 			continue // a cluster without a Plan costs nothing
 		}
-		if !watchesNodes {
+		if !none && !watchesNodes {
 			watchesNodes = true
 			nodes := factory.ForResource(corev1.SchemeGroupVersion.WithResource("nodes")).Informer()
 			_ = nodes.SetTransform(bare)
@@ -143,6 +145,7 @@ func (c *Controller) work(ctx context.Context) {
 			wait = later
 			c.config.Log.Warn("looking after Plans fails and is tried again", "component", c.Name(), "in", later, "err", err)
 		}
+		settled = none && wait == 0
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
@@ -188,10 +191,14 @@ func (c *Controller) look(ctx context.Context) (wait time.Duration, err error) {
 	}
 	// Before any is decided on: each may wait for another.
 	var targets []target
-	ids := map[string]bool{}
+	ids, names := map[string]bool{}, map[string]*Plan{}
 	for _, p := range plans {
 		before := p.Status.copy()
-		t, ok := c.target(ctx, p, now)
+		namesake := names[p.Name]
+		if namesake == nil {
+			names[p.Name] = p
+		}
+		t, ok := c.target(ctx, p, namesake, now)
 		if known, found := c.channels[p.Spec.Channel]; found && p.Spec.Version == "" {
 			soon(max(known.next.Sub(now), pause))
 		}
@@ -215,11 +222,16 @@ func (c *Controller) look(ctx context.Context) (wait time.Duration, err error) {
 		t.Status.set(d.status, now)
 		err = errors.Join(err, c.writeStatus(ctx, t.Plan, before))
 	}
-	return wait, errors.Join(err, c.forget(ctx, nodes, ids, now))
+	left, forgetErr := c.forget(ctx, nodes, ids, now)
+	if left {
+		soon(later)
+	}
+	return wait, errors.Join(err, forgetErr)
 }
 
 // target says in the Plan's status what becomes of its version; false: it has none.
-func (c *Controller) target(ctx context.Context, p *Plan, now time.Time) (target, bool) {
+// The namesake, if there is one, has the label of that name.
+func (c *Controller) target(ctx context.Context, p, namesake *Plan, now time.Time) (target, bool) {
 	refuse := func(kind, reason string, err error) (target, bool) {
 		p.Status.set(Condition{Type: kind, Status: "False", Reason: reason, Message: err.Error()}, now)
 		if p.Status.condition(complete) != nil {
@@ -234,7 +246,15 @@ func (c *Controller) target(ctx context.Context, p *Plan, now time.Time) (target
 		}
 		return target{}, false
 	}
-	if err := p.Spec.validate(); err != nil {
+	err := p.Spec.validate()
+	switch {
+	case err != nil:
+	case namesake != nil:
+		err = fmt.Errorf("there is a Plan of this name in the namespace %s, and nodes have one label for both: call this one otherwise", namesake.Namespace)
+	case len(p.Name) > validation.LabelValueMaxLength:
+		err = fmt.Errorf("its name is longer than %d characters, which is what fits into a label of nodes", validation.LabelValueMaxLength)
+	}
+	if err != nil {
 		return refuse(validated, "PlanNotValid", err)
 	}
 	p.Status.set(Condition{Type: validated, Status: "True", Reason: "PlanIsValid"}, now)
@@ -290,15 +310,19 @@ func (c *Controller) carry(ctx context.Context, t target, d decision, now time.T
 func (p *Plan) key() string { return p.Namespace + "/" + p.Name }
 
 // forget takes assignments from nodes whose Plan is another now, or none, unless
-// they are still being carried out.
-func (c *Controller) forget(ctx context.Context, nodes []*member, ids map[string]bool, now time.Time) (err error) {
+// they are being carried out. It says whether some are.
+func (c *Controller) forget(ctx context.Context, nodes []*member, ids map[string]bool, now time.Time) (left bool, err error) {
 	for _, m := range nodes {
-		if m.assignment == nil || ids[m.assignment.ID] || m.busy() && now.Sub(m.assignment.Since) < deadline {
+		if m.assignment == nil || ids[m.assignment.ID] {
+			continue
+		}
+		if m.begun() && m.busy() && now.Sub(m.assignment.Since) < deadline {
+			left = true
 			continue
 		}
 		err = errors.Join(err, c.patchNode(ctx, m.name, nil, map[string]any{assignmentAnnotation: nil}))
 	}
-	return err
+	return left, err
 }
 
 // patchNode sets labels and annotations of a node, and removes those that are nil.

@@ -143,13 +143,63 @@ func TestLookFails(t *testing.T) {
 	}
 }
 
+// TestForget deletes a Plan before a node begins, and while it is under way.
+func TestForget(t *testing.T) {
+	for state, stays := range map[string]bool{"": false, running: true, failed: false} {
+		r := newRig(t, good)
+		_, node := r.looks()
+		a := parse[Assignment](node.Annotations, assignmentAnnotation)
+		if state != "" {
+			r.reports(a.ID, state, "", now36)
+		}
+		if err := r.dynamic.Resource(plansResource).Namespace("system-upgrade").Delete(t.Context(), "plan", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		wait, err := r.look(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		node, err = r.client.CoreV1().Nodes().Get(t.Context(), "node", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := parse[Assignment](node.Annotations, assignmentAnnotation) != nil; got != stays || (wait > 0) != stays {
+			t.Errorf("with the report %q the assignment stays: %v, and the next look is in %s", state, got, wait)
+		}
+	}
+}
+
+// TestNamesakes has two Plans of one name, which would take the label from each other.
+func TestNamesakes(t *testing.T) {
+	r := newRig(t, good)
+	first, err := r.dynamic.Resource(plansResource).Namespace("system-upgrade").Get(t.Context(), "plan", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := first.DeepCopy()
+	second.SetNamespace("z")
+	second.SetUID("other")
+	if _, err := r.dynamic.Resource(plansResource).Namespace("z").Create(t.Context(), second, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.look(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	plans, err := r.plans(t.Context())
+	if err != nil || len(plans) != 2 {
+		t.Fatalf("the Plans are %v, error %v", plans, err)
+	}
+	r.says(plans[0].Status, complete, "False", reasonApplying, "")
+	r.says(plans[1].Status, validated, "False", "PlanNotValid", "in the namespace system-upgrade")
+}
+
 // TestLookRefuses has Plans that nothing comes of.
 func TestLookRefuses(t *testing.T) {
 	for name, test := range map[string]struct{ spec, kind, reason, message string }{
 		"another image": {`{"nodeSelector": {}, "version": "1", "upgrade": {"image": "ubuntu"}}`, validated, reasonImage, "for ubuntu"},
 		"a command":     {`{"nodeSelector": {}, "version": "1", "upgrade": {"image": "k3s-upgrade", "command": ["sh"]}}`, validated, "PlanNotValid", "no command"},
 		"k3s":           {`{"nodeSelector": {}, "version": "v1.33.1+k3s1", "upgrade": {"image": "k3s-upgrade"}}`, resolved, "Error", "v1.33.1+k3s1 is no version of Kedge"},
-		"a way back":    {`{"nodeSelector": {}, "version": "v1.36.2+kedge1", "upgrade": {"image": "k3s-upgrade"}}`, complete, reasonSkew, "no way back"},
+		"a way back":    {`{"nodeSelector": {}, "version": "v1.36.2+kedge1", "upgrade": {"image": "k3s-upgrade"}}`, complete, reasonSkew, "can't go back"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, test.spec)

@@ -7,11 +7,16 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kedge-k8s/kedge/pkg/install"
 	"github.com/kedge-k8s/kedge/pkg/version"
 )
 
 // deadline is how long a node may take, unless the Plan says otherwise.
 const deadline = 15 * time.Minute
+
+// oldestAgent is how many minor versions an agent may be behind the servers; see
+// https://kubernetes.io/releases/version-skew-policy/.
+const oldestAgent = 3
 
 // member is a node of the cluster.
 type member struct {
@@ -27,6 +32,9 @@ type member struct {
 
 // busy says whether the node has an assignment that it has not ended.
 func (m *member) busy() bool { return m.assignment != nil && !m.report.final(m.assignment) }
+
+// begun says whether the node has taken up its assignment.
+func (m *member) begun() bool { return m.report != nil && m.report.ID == m.assignment.ID }
 
 // target is a Plan whose version is known.
 type target struct {
@@ -79,8 +87,13 @@ func decide(t target, plans []*Plan, nodes []*member, own string, now time.Time)
 		}
 	}
 	for _, m := range todo {
-		if err := fits(m.version, t.version); err != nil {
+		if err := install.Follows(m.version, t.version); err != nil {
 			d.fail(reasonSkew, fmt.Sprintf("node %s: %v", m.name, err))
+		}
+		for _, agent := range nodes {
+			if m.server && !agent.server && version.MinorsBehind(agent.version, t.version) > oldestAgent {
+				d.fail(reasonSkew, fmt.Sprintf("node %s runs %s, which is too old for servers of %s: upgrade it first", agent.name, agent.version, t.version))
+			}
 		}
 	}
 	slices.SortFunc(todo, func(a, b *member) int {
@@ -132,17 +145,6 @@ func (t *target) limit() time.Duration {
 		return time.Duration(*s) * time.Second
 	}
 	return deadline
-}
-
-// fits refuses versions that Kubernetes does not let follow each other.
-func fits(now, next string) error {
-	if version.Newer(now, next) {
-		return fmt.Errorf("it runs %s, and there is no way back to the older %s", now, next)
-	}
-	if version.Skips(now, next) {
-		return fmt.Errorf("%s skips a minor version after %s: upgrade by one at a time", next, now)
-	}
-	return nil
 }
 
 // waits says why no node can begin; empty: one can.

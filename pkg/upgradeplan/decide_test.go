@@ -138,7 +138,17 @@ func TestDecide(t *testing.T) {
 		},
 		{
 			name: "there is no way back", nodes: func(m map[string]*member) { m["agent-2"].version = "v1.36.5+kedge1" },
-			reason: reasonSkew, message: "node agent-2: it runs v1.36.5+kedge1",
+			reason: reasonSkew, message: "node agent-2: " + next36 + " is older than v1.36.5+kedge1",
+		},
+		{
+			name: "an agent that servers leave behind", plan: func(p *Plan) {
+				p.Spec.NodeSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"server": ""}}
+			},
+			nodes: func(m map[string]*member) {
+				m["server-1"].labels["server"] = ""
+				m["agent-1"].version = "v1.32.0+kedge1"
+			},
+			reason: reasonSkew, message: "node agent-1 runs v1.32.0+kedge1, which is too old",
 		},
 		{
 			name: "no minor version is skipped", nodes: func(m map[string]*member) { m["server-2"].version = "v1.34.1+kedge1" },
