@@ -154,7 +154,7 @@ func ownNode(ctx context.Context, say func(what, text string)) (*drain.Node, err
 		return nil, err
 	}
 	if d.Node == "" {
-		return nil, errors.New("this server runs no pods: upgrade it without")
+		return nil, errors.New("this server runs no pods: there is nothing to drain")
 	}
 	paths := config.Paths{DataDir: d.DataDir}
 	reads, writes := filepath.Join(paths.AgentEtc(), "agent.kubeconfig"), filepath.Join(paths.AgentEtc(), "kubelet.kubeconfig")
