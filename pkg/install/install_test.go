@@ -281,3 +281,35 @@ func TestReplace(t *testing.T) {
 		t.Errorf("left are %v", entries)
 	}
 }
+
+// TestComplete puts scripts where the shells that are here look for them, each in one
+// place.
+func TestComplete(t *testing.T) {
+	dir := t.TempDir()
+	old := completions
+	defer func() { completions = old }()
+	completions = slices.Clone(completions)
+	for i := range completions {
+		completions[i].there = filepath.Join(dir, completions[i].there)
+	}
+	for _, there := range []string{"/usr/share/zsh/vendor-completions", "/usr/share/zsh/site-functions", "/usr/share/fish"} {
+		if err := os.MkdirAll(filepath.Join(dir, there), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	i := Installer{Completions: map[string]string{"bash": "b", "zsh": "z", "fish": "f"}, Out: io.Discard}
+	var r Record
+	i.complete(&r)
+	want := map[string]string{
+		filepath.Join(dir, "/usr/share/zsh/vendor-completions/_kedge"):        "z",
+		filepath.Join(dir, "/usr/share/fish/vendor_completions.d/kedge.fish"): "f",
+	}
+	if len(r.Files) != len(want) {
+		t.Errorf("recorded for the uninstallation are %v", r.Files)
+	}
+	for path, script := range want {
+		if content, err := os.ReadFile(path); err != nil || string(content) != script || !slices.Contains(r.Files, path) {
+			t.Errorf("%s holds %q, error %v", path, content, err)
+		}
+	}
+}

@@ -114,7 +114,7 @@ func serveReleases(t *testing.T, bed *testbed.Bed, host *testbed.Host) *releases
 	r := &releases{page: "http://" + far.Address.String(), next: base + "+kedge2", broken: base + "+kedge3"}
 	r.files = map[string][]byte{
 		r.next:   restamp(t, host, built, r.next),
-		r.broken: fmt.Appendf(nil, "#!/bin/sh\n[ \"$1\" = --version ] && { echo 'kedge version %s (test)'; exit; }\necho 'this version is broken' >&2\nexit 1\n", r.broken),
+		r.broken: []byte(brokenProgram(r.broken)),
 	}
 	listener, err := listen(far, far.Address.String()+":80")
 	if err != nil {
@@ -131,6 +131,11 @@ func architecture() string {
 		return "armhf"
 	}
 	return runtime.GOARCH
+}
+
+// brokenProgram says which version it is, and can do nothing else.
+func brokenProgram(version string) string {
+	return "#!/bin/sh\n[ \"$1\" = --version ] && { echo 'kedge version " + version + " (test)'; exit; }\necho 'this version is broken' >&2\nexit 1\n"
 }
 
 // restamp makes a kedge file of another version from the one that the host has
@@ -323,6 +328,14 @@ spec: {maxUnavailable: 0, selector: {matchLabels: {app: held}}}
 	}
 	s.check("the latest version", plan("agent-plan", ".status.latestVersion"), mirror.next)
 
+	// By hand, to a program that does not work: pods come back to the node after that too.
+	put(t, agents[1].Host, "/opt/broken", brokenProgram(mirror.next), 0o755)
+	result = agents[1].upgrade("--file=/opt/broken", "--drain")
+	if result.Code != 1 || !strings.Contains(result.Stdout, "  drained    agent-2\n") || !strings.Contains(result.Stdout, "  uncordon   agent-2\n") || !strings.Contains(result.Stderr, "the previous version runs again, and the node is Ready") {
+		t.Error("it does not go back as it should")
+	}
+	s.check("whether agent-2 takes no pods after that", s.field("node/agent-2", ".spec.unschedulable"), "")
+
 	// The same by the channel is done already.
 	apply("channel: "+mirror.page+"/releases/latest", agentPlan)
 	eventually(t, "the channel to be asked", func() (bool, string) {
@@ -344,6 +357,12 @@ spec: {maxUnavailable: 0, selector: {matchLabels: {app: held}}}
 		s.check("whether "+name+" takes no pods after that", s.field("node/"+name, ".spec.unschedulable"), "")
 	}
 	s.check("what agent-1 was told", s.field("node/agent-1", `.metadata.annotations.upgrade\.kedge\.io/assignment`), "")
+	// Nor does one that is not there change anything.
+	apply("version: "+strings.ReplaceAll(mirror.broken, "kedge3", "kedge4"), serverPlan)
+	eventually(t, "the missing release to be told of", func() (bool, string) {
+		out := plan("server-plan", `.status.conditions[?(@.type=="Complete")].message`)
+		return strings.Contains(out, "404 Not Found"), out
+	})
 	for version, want := range map[string][2]string{
 		before:         {"Complete", "VersionSkew"},
 		"v1.33.1+k3s1": {"LatestResolved", "Error"},
