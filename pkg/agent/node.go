@@ -34,6 +34,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/registries"
 	"github.com/kedge-k8s/kedge/pkg/servicelb"
 	"github.com/kedge-k8s/kedge/pkg/sysctl"
+	"github.com/kedge-k8s/kedge/pkg/upgradeplan"
 )
 
 // pauseImage is the packaged one.
@@ -451,6 +452,13 @@ func (n *Node) Components(s Setup) ([]component.Component, error) {
 		n.network,
 		node.NewAnnotations(n.config.Name, s.Credentials.Kubelet, says, n.log),
 		&firewallCheck{traffic: n.traffic(s.Cluster, s.Ports), log: n.log},
+		upgradeplan.NewNode(upgradeplan.NodeConfig{
+			Name:   n.config.Name,
+			Reads:  s.Credentials.Agent,
+			Writes: s.Credentials.Kubelet,
+			Dir:    n.paths.Agent(),
+			Log:    n.log,
+		}),
 	}
 	if s.Cluster.NetworkPolicy {
 		components = append(components, &networkPolicy{node: n.config.Name, kubeconfig: s.Credentials.Agent, gate: gate, log: n.log})

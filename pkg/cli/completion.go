@@ -21,9 +21,41 @@ const (
 }
 complete -o default -F _kedge kedge
 `
+	// A file of this name in fpath is the function's body at its first call.
 	zshCompletion = `#compdef kedge
-autoload -U +X bashcompinit && bashcompinit
-` + bashCompletion
+_kedge() {
+  local cur=${words[CURRENT]} line
+  local -a lines found
+  if (( CURRENT > 2 )) && [[ ${words[2]} == kubectl ]]; then
+    lines=("${(@f)$(${words[1]} kubectl __complete "${(@)words[3,CURRENT-1]}" "$cur" 2>/dev/null)}")
+    for line in "${lines[@]}"; do
+      [[ -z $line || $line == :* ]] && continue
+      if [[ $line == *$'\t'* ]]; then
+        found+=("${${line%%$'\t'*}//:/\\:}:${line#*$'\t'}")
+      else
+        found+=("${line//:/\\:}")
+      fi
+    done
+  else
+    local -a asked=("${(@)words[1,CURRENT-1]}")
+    [[ $cur == -* ]] && asked+=("$cur")
+    # The program describes commands to a zsh, which it knows by this variable.
+    found=("${(@f)$(env 0=zsh "${asked[@]}" --generate-bash-completion 2>/dev/null)}")
+    found=("${(@)found:#}")
+  fi
+  if (( ! $#found )); then
+    _files
+    return
+  fi
+  _describe kedge found
+}
+if [[ ${funcstack[1]} == _kedge ]]; then
+  _kedge "$@"
+else
+  (( $+functions[compdef] )) || { autoload -Uz compinit && compinit; }
+  compdef _kedge kedge
+fi
+`
 	fishCompletion = `function __kedge_complete
   set -l words (commandline -opc)
   set -l cur (commandline -ct)
@@ -43,8 +75,12 @@ func completionCommand() *cli.Command {
 		Name:      "completion",
 		Usage:     "print the completion script of a shell",
 		UsageText: "kedge completion bash|zsh|fish",
-		Description: `For the running shell:   source <(kedge completion bash)
-For every new one:       kedge completion bash | sudo tee /etc/bash_completion.d/kedge`,
+		Description: `kedge install puts them where the shells that are here look for them. By hand:
+
+For the running shell:   source <(kedge completion bash)
+For every new bash:      kedge completion bash | sudo tee /etc/bash_completion.d/kedge
+For every new zsh:       kedge completion zsh | sudo tee /usr/local/share/zsh/site-functions/_kedge
+For every new fish:      kedge completion fish | sudo tee /etc/fish/completions/kedge.fish`,
 		BashComplete: func(c *cli.Context) { fmt.Fprintln(c.App.Writer, "bash\nzsh\nfish") },
 		Action: func(c *cli.Context) error {
 			shell := c.Args().First()

@@ -61,7 +61,7 @@ func runInstall(c *cli.Context) error {
 	}
 	i := &install.Installer{
 		Request:     request,
-		Completions: map[string]string{"bash": bashCompletion, "fish": fishCompletion},
+		Completions: map[string]string{"bash": bashCompletion, "zsh": zshCompletion, "fish": fishCompletion},
 		Out:         c.App.Writer,
 	}
 	if i.Program, err = kedgeFile(); err != nil {

@@ -97,10 +97,14 @@ func lastValue(path, name string) (value string, err error) {
 	return value, nil
 }
 
-// scan finds the given options in a command line, and its command. It stops where the arguments
-// are no longer Kedge's own but those of a tool inside Kedge.
+// scan finds the given options in a command line, and its command. It stops where
+// the arguments are no longer Kedge's own but those of a tool inside Kedge.
 func scan(args []string, options []Option) (flags Flags, command string) {
 	flags = Flags{}
+	// A shell that completes a command line adds this, which is no option's value.
+	if last := len(args) - 1; last >= 0 && args[last] == "--generate-bash-completion" {
+		args = args[:last]
+	}
 	for i := 0; i < len(args) && args[i] != "--" && !isTool(command); i++ {
 		arg := args[i]
 		if !strings.HasPrefix(arg, "-") {

@@ -48,6 +48,7 @@ func TestDataDir(t *testing.T) {
 		{"-d=X", "server -d=/flag", "", "default.yaml", "/flag"},
 		{"-data-dir X", "server -data-dir /flag", "", "default.yaml", "/flag"},
 		{"the last flag", "server -d /a --data-dir /b", "", "default.yaml", "/b"},
+		{"a line to be completed", "server --d --generate-bash-completion", "", "default.yaml", DefaultDataDir},
 		{"before the command", "-d /flag server", "", "default.yaml", "/flag"},
 		{"relative", "server -d data/", "", "default.yaml", at("data")},
 		{"behind a switch", "server --debug -d /flag", "", "default.yaml", "/flag"},

@@ -324,7 +324,7 @@ func clusterOptions() []Option {
 		},
 		{
 			Name: "write-kubeconfig", Aliases: []string{"o"}, Default: DefaultKubeconfig, Category: categoryKubeconfig,
-			Help: "Write the administrator's kubeconfig to this `FILE`",
+			Help: "Write the administrator's kubeconfig to this `FILE`, to which the default becomes a link",
 			bind: one(parseNeededPath, func(s *Server) *string { return &s.Kubeconfig.Path }),
 		},
 		{

@@ -49,6 +49,8 @@ const (
 	SnapshotsUser = "system:kedge:snapshots"
 	// NodeHostsUser tells CoreDNS where the nodes are.
 	NodeHostsUser = "system:kedge:node-hosts"
+	// UpgradesUser assigns the upgrades of Plans to nodes.
+	UpgradesUser = "system:kedge:upgrades"
 )
 
 var roles = []rbacv1.ClusterRole{
@@ -69,6 +71,8 @@ var roles = []rbacv1.ClusterRole{
 			{APIGroups: []string{""}, Resources: []string{"pods", "namespaces", "services"}, Verbs: []string{"get", "list", "watch"}},
 			{APIGroups: []string{"networking.k8s.io"}, Resources: []string{"networkpolicies"}, Verbs: []string{"get", "list", "watch"}},
 			{APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}, Verbs: []string{"get", "list", "watch"}},
+			// Whose pods stay when the node is drained.
+			{APIGroups: []string{"apps"}, Resources: []string{"daemonsets"}, Verbs: []string{"get"}},
 		},
 	},
 	{
@@ -100,6 +104,16 @@ var roles = []rbacv1.ClusterRole{
 		ObjectMeta: metav1.ObjectMeta{Name: NodeHostsUser},
 		Rules: []rbacv1.PolicyRule{
 			{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list", "watch"}},
+		},
+	},
+	{
+		ObjectMeta: metav1.ObjectMeta{Name: UpgradesUser},
+		Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list", "watch", "patch"}},
+			{APIGroups: []string{"upgrade.cattle.io"}, Resources: []string{"plans"}, Verbs: []string{"list", "watch"}},
+			{APIGroups: []string{"upgrade.cattle.io"}, Resources: []string{"plans/status"}, Verbs: []string{"patch"}},
+			{APIGroups: []string{"apiextensions.k8s.io"}, Resources: []string{"customresourcedefinitions"}, Verbs: []string{"create"}},
+			{APIGroups: []string{"apiextensions.k8s.io"}, Resources: []string{"customresourcedefinitions"}, ResourceNames: []string{"plans.upgrade.cattle.io"}, Verbs: []string{"get", "patch"}},
 		},
 	},
 	{
@@ -176,6 +190,7 @@ var bindings = []rbacv1.ClusterRoleBinding{
 	bind(ServiceLBUser, ServiceLBUser, rbacv1.UserKind, ServiceLBUser),
 	bind(NodeHostsUser, NodeHostsUser, rbacv1.UserKind, NodeHostsUser),
 	bind(SnapshotsUser, SnapshotsUser, rbacv1.UserKind, SnapshotsUser),
+	bind(UpgradesUser, UpgradesUser, rbacv1.UserKind, UpgradesUser),
 }
 
 func bind(name, role, kind, subject string) rbacv1.ClusterRoleBinding {

@@ -87,10 +87,7 @@ func (s Source) Download(ctx context.Context, dir string, out io.Writer) (file s
 
 // base is the address of the directory of the release.
 func (s Source) base(ctx context.Context) (string, error) {
-	page := strings.TrimSuffix(s.Mirror, "/")
-	if page == "" {
-		page = project
-	}
+	page := s.page()
 	switch {
 	case s.URL != "":
 		return strings.TrimSuffix(s.URL, "/"), nil
@@ -99,11 +96,36 @@ func (s Source) base(ctx context.Context) (string, error) {
 	case s.Channel == "" || s.Channel == "stable":
 		return page + "/releases/latest/download", nil
 	}
+	version, err := s.channelVersion(ctx, page)
+	if err != nil {
+		return "", err
+	}
+	return page + "/releases/download/" + url.QueryEscape(version), nil
+}
+
+// channelVersion is the version of a channel that has a name.
+func (s Source) channelVersion(ctx context.Context, page string) (string, error) {
 	version, err := fetchText(ctx, page+"/releases/download/channels/"+url.PathEscape(s.Channel))
 	if err != nil {
 		return "", fmt.Errorf("the channel %s: %w", s.Channel, err)
 	}
-	return page + "/releases/download/" + url.QueryEscape(strings.TrimSpace(version)), nil
+	return strings.TrimSpace(version), nil
+}
+
+// ChannelURL is what redirects to the version of the channel stable.
+func (s Source) ChannelURL() string { return s.page() + "/releases/latest" }
+
+// ChannelVersion is the version of a channel other than stable.
+func (s Source) ChannelVersion(ctx context.Context) (string, error) {
+	return s.channelVersion(ctx, s.page())
+}
+
+// page is the address of the project's page.
+func (s Source) page() string {
+	if s.Mirror == "" {
+		return project
+	}
+	return strings.TrimSuffix(s.Mirror, "/")
 }
 
 // findSum returns the checksum of a file from what sha256sum has written.

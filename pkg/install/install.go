@@ -62,6 +62,7 @@ func (i *Installer) Run(ctx context.Context) error {
 		return err
 	}
 	record.Name, record.Role, record.SystemdDir, record.DataDir = i.Name, i.Role, i.SystemdDir, i.DataDir
+	record.Mirror, record.Channel = i.Mirror, i.Channel
 	if err := i.programs(&record); err != nil {
 		return err
 	}
@@ -101,7 +102,7 @@ func (i *Installer) Run(ctx context.Context) error {
 // can't follow.
 func (i *Installer) checkVersion() error {
 	for _, last := range versionStamps(i.DataDir) {
-		if err := follows(strings.TrimSpace(string(last)), version.Version); err != nil {
+		if err := Follows(strings.TrimSpace(string(last)), version.Version); err != nil {
 			return err
 		}
 	}
@@ -174,19 +175,34 @@ func (i *Installer) programs(record *Record) error {
 		}
 	}
 	i.say("scripts", "kedge-killall.sh, "+uninstall)
-	for shell, place := range map[string]struct{ there, file string }{
-		"bash": {"/usr/share/bash-completion", "/usr/share/bash-completion/completions/kedge"},
-		"fish": {"/usr/share/fish", "/usr/share/fish/vendor_completions.d/kedge.fish"},
-	} {
-		if info, err := os.Stat(place.there); err != nil || !info.IsDir() {
+	i.complete(record)
+	return nil
+}
+
+// completions are where shells look for the scripts of packages: beside what is there
+// of the shell, the first that is.
+var completions = []struct{ shell, there, file string }{
+	{"bash", "/usr/share/bash-completion", "completions/kedge"},
+	{"zsh", "/usr/share/zsh/vendor-completions", "_kedge"}, // Debian
+	{"zsh", "/usr/share/zsh/site-functions", "_kedge"},
+	{"fish", "/usr/share/fish", "vendor_completions.d/kedge.fish"},
+}
+
+// complete has the shells of this machine complete command lines. Nothing depends on
+// it.
+func (i *Installer) complete(record *Record) {
+	var done []string
+	for _, c := range completions {
+		if info, err := os.Stat(c.there); err != nil || !info.IsDir() || slices.Contains(done, c.shell) {
 			continue
 		}
-		// Nothing depends on it.
-		if err := i.write(record, file{place.file, i.Completions[shell], 0o644}); err == nil {
-			i.say("completion", shell)
+		if err := i.write(record, file{filepath.Join(c.there, c.file), i.Completions[c.shell], 0o644}); err == nil {
+			done = append(done, c.shell)
 		}
 	}
-	return nil
+	if len(done) > 0 {
+		i.say("completion", strings.Join(done, ", "))
+	}
 }
 
 func canWrite(dir string) bool {
@@ -266,7 +282,7 @@ func (i *Installer) start(ctx context.Context, s service, record *Record) error 
 	if err != nil {
 		return err
 	}
-	program, err := sum(record.program())
+	program, err := sum(record.ProgramFile())
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,7 @@ func TestParse(t *testing.T) {
 		{name: "a switch", args: []string{"--skip-start", "--debug"}, role: Server, service: "kedge", roleArgs: []string{"--debug"}},
 		{name: "secrets", args: []string{"server", "--token", "x", "--debug", "--agent-token=y"}, environ: []string{"KEDGE_TOKEN=z"},
 			role: Server, service: "kedge", roleArgs: []string{"--debug"}, env: []string{"KEDGE_AGENT_TOKEN=y", "KEDGE_TOKEN=x"}},
-		{name: "k3s's names", environ: []string{"KEDGE_KUBECONFIG_MODE=644"}, role: Server, service: "kedge", env: []string{"KEDGE_WRITE_KUBECONFIG_MODE=644"}},
+		{name: "k3s's names", environ: []string{"KEDGE_KUBECONFIG_MODE=644", "KEDGE_KUBECONFIG_GROUP=adm"}, role: Server, service: "kedge", env: []string{"KEDGE_WRITE_KUBECONFIG_GROUP=adm", "KEDGE_WRITE_KUBECONFIG_MODE=644"}},
 		{name: "a type", environ: []string{"INSTALL_KEDGE_TYPE=agent"}, role: Agent, service: "kedge-agent"},
 		{name: "a wrong role", args: []string{"sever"}, wrong: `"sever" is neither server nor agent`},
 		{name: "a wrong switch", environ: []string{"INSTALL_KEDGE_SKIP_START=maybe"}, wrong: `INSTALL_KEDGE_SKIP_START: "maybe"`},
@@ -195,7 +195,7 @@ func TestFollows(t *testing.T) {
 		{"v1.36.3+kedge1", "v1.36.2+kedge1", false},
 		{"v1.36.3+kedge1", "v2.0.0+kedge1", false},
 	} {
-		if err := follows(test.now, test.next); (err == nil) != test.well {
+		if err := Follows(test.now, test.next); (err == nil) != test.well {
 			t.Errorf("%s after %s: %v", test.next, test.now, err)
 		}
 	}
@@ -279,5 +279,37 @@ func TestReplace(t *testing.T) {
 	}
 	if entries, _ := os.ReadDir(dir); len(entries) != 3 {
 		t.Errorf("left are %v", entries)
+	}
+}
+
+// TestComplete puts scripts where the shells that are here look for them, each in one
+// place.
+func TestComplete(t *testing.T) {
+	dir := t.TempDir()
+	old := completions
+	defer func() { completions = old }()
+	completions = slices.Clone(completions)
+	for i := range completions {
+		completions[i].there = filepath.Join(dir, completions[i].there)
+	}
+	for _, there := range []string{"/usr/share/zsh/vendor-completions", "/usr/share/zsh/site-functions", "/usr/share/fish"} {
+		if err := os.MkdirAll(filepath.Join(dir, there), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	i := Installer{Completions: map[string]string{"bash": "b", "zsh": "z", "fish": "f"}, Out: io.Discard}
+	var r Record
+	i.complete(&r)
+	want := map[string]string{
+		filepath.Join(dir, "/usr/share/zsh/vendor-completions/_kedge"):        "z",
+		filepath.Join(dir, "/usr/share/fish/vendor_completions.d/kedge.fish"): "f",
+	}
+	if len(r.Files) != len(want) {
+		t.Errorf("recorded for the uninstallation are %v", r.Files)
+	}
+	for path, script := range want {
+		if content, err := os.ReadFile(path); err != nil || string(content) != script || !slices.Contains(r.Files, path) {
+			t.Errorf("%s holds %q, error %v", path, content, err)
+		}
 	}
 }

@@ -24,6 +24,9 @@ type Record struct {
 	// the program.
 	Applied string `json:"applied"`
 	Program string `json:"program"`
+	// Where it was told to take releases from; see Source.
+	Mirror  string `json:"mirror,omitempty"`
+	Channel string `json:"channel,omitempty"`
 }
 
 var recordFile = config.InstallFile(config.DefaultConfigFile)

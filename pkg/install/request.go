@@ -33,6 +33,8 @@ type Request struct {
 	SkipStart      bool
 	ForceRestart   bool
 	Timeout        time.Duration // of the node to be Ready
+
+	Mirror, Channel string // that install.sh was told, for upgrades
 }
 
 // Option is one of an installation's own options.
@@ -116,6 +118,7 @@ var renamed = map[string]string{
 	"KEDGE_CONFIG_FILE":       "KEDGE_CONFIG",
 	"KEDGE_KUBECONFIG_MODE":   "KEDGE_WRITE_KUBECONFIG_MODE",
 	"KEDGE_KUBECONFIG_OUTPUT": "KEDGE_WRITE_KUBECONFIG",
+	"KEDGE_KUBECONFIG_GROUP":  "KEDGE_WRITE_KUBECONFIG_GROUP",
 }
 
 // notKept are variables that say something of this process only.
@@ -154,6 +157,7 @@ func Parse(args, environ []string) (Request, error) {
 			}
 		}
 	}
+	r.Mirror, r.Channel = variables["INSTALL_KEDGE_MIRROR_URL"], variables["INSTALL_KEDGE_CHANNEL"]
 	rest, err := r.own(args, options)
 	if err != nil {
 		return r, err

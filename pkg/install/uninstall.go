@@ -60,5 +60,5 @@ func (r Record) OwnFiles() []string {
 	})
 }
 
-// program is the installed kedge file.
-func (r Record) program() string { return filepath.Join(r.BinDir, "kedge") }
+// ProgramFile is the installed kedge file.
+func (r Record) ProgramFile() string { return filepath.Join(r.BinDir, "kedge") }

@@ -17,21 +17,21 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/version"
 )
 
-// drainLimit is how long pods may take to leave the node.
-const drainLimit = 5 * time.Minute
-
 // Upgrade replaces the program of an installed service.
 type Upgrade struct {
 	Record  Record
 	File    string // the new program
-	Drain   bool   // have the pods leave the node before
 	Timeout time.Duration
 	Out     io.Writer
+	// Prepare is done before the restart, and what it returns after, also when the
+	// previous program runs again; nil: nothing.
+	Prepare func(context.Context) (undo func(context.Context), err error)
 }
 
-func (u *Upgrade) say(what, text string) { fmt.Fprintf(u.Out, "  %-10s %s\n", what, text) }
+// Say tells how it goes.
+func (u *Upgrade) Say(what, text string) { fmt.Fprintf(u.Out, "  %-10s %s\n", what, text) }
 
-// Run checks the new program, puts it in place, restarts the service and waits
+// Run checks the new program, prepares the node, puts the program in place, restarts the service and waits
 // until the node is Ready. If it doesn't get Ready the previous program is put
 // back.
 func (u *Upgrade) Run(ctx context.Context) error {
@@ -39,7 +39,7 @@ func (u *Upgrade) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	program := u.Record.program()
+	program := u.Record.ProgramFile()
 	before, err := sum(program)
 	if err != nil {
 		return err
@@ -49,7 +49,7 @@ func (u *Upgrade) Run(ctx context.Context) error {
 		return err
 	}
 	if before == after {
-		u.say("upgrade", "not needed: "+program+" is this very program")
+		u.Say("upgrade", "not needed: "+program+" is this very program")
 		return nil
 	}
 	if err := u.checkVersion(ctx); err != nil {
@@ -61,6 +61,13 @@ func (u *Upgrade) Run(ctx context.Context) error {
 	if err := replace(u.File, next); err != nil {
 		return err
 	}
+	if u.Prepare != nil {
+		undo, err := u.Prepare(ctx)
+		if err != nil {
+			return fmt.Errorf("the program was not changed: %w", err)
+		}
+		defer undo(context.WithoutCancel(ctx))
+	}
 	previous := filepath.Join(u.Record.BinDir, ".kedge.previous")
 	if err := keep(program, previous); err != nil {
 		return err
@@ -69,11 +76,6 @@ func (u *Upgrade) Run(ctx context.Context) error {
 	if err := u.Record.write(); err != nil {
 		return err
 	}
-	node, err := u.drain(ctx)
-	if err != nil {
-		return err
-	}
-	defer u.uncordon(node)
 	if err := u.change(ctx, s, next, previous); err != nil {
 		return err
 	}
@@ -85,11 +87,11 @@ func (u *Upgrade) Run(ctx context.Context) error {
 // when that fails or is interrupted.
 func (u *Upgrade) change(ctx context.Context, s service, next, previous string) error {
 	stamps := versionStamps(u.Record.DataDir)
-	if err := os.Rename(next, u.Record.program()); err != nil {
+	if err := os.Rename(next, u.Record.ProgramFile()); err != nil {
 		return err
 	}
-	u.say("program", u.Record.program())
-	u.say("restart", "pods keep running")
+	u.Say("program", u.Record.ProgramFile())
+	u.Say("restart", "pods keep running")
 	err := s.start(ctx)
 	if err == nil {
 		err = waitReady(ctx, s, u.Timeout, u.Out)
@@ -133,11 +135,11 @@ func (u *Upgrade) goBack(ctx context.Context, s service, previous string, stamps
 	// Also when a person has had enough of waiting.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), u.Timeout+stopLimit)
 	defer cancel()
-	u.say("back", "to the previous program")
+	u.Say("back", "to the previous program")
 	if err := s.stop(ctx); err != nil {
 		return fmt.Errorf("going back failed: %w", err)
 	}
-	if err := os.Rename(previous, u.Record.program()); err != nil {
+	if err := os.Rename(previous, u.Record.ProgramFile()); err != nil {
 		return fmt.Errorf("going back failed: %w", err)
 	}
 	// What a version writes the one before it can read; they say so themselves.
@@ -158,7 +160,7 @@ func (u *Upgrade) goBack(ctx context.Context, s service, previous string, stamps
 // checkVersion refuses a program that does not run here, or whose version can't
 // follow the present one.
 func (u *Upgrade) checkVersion(ctx context.Context) error {
-	now, err := u.versionOf(ctx, u.Record.program())
+	now, err := u.versionOf(ctx, u.Record.ProgramFile())
 	if err != nil {
 		return fmt.Errorf("ask for the version: %w", err)
 	}
@@ -167,8 +169,8 @@ func (u *Upgrade) checkVersion(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the new program does not run here: %w", err)
 	}
-	u.say("upgrade", "from "+now+" to "+next)
-	if err := follows(now, next); err != nil {
+	u.Say("upgrade", "from "+now+" to "+next)
+	if err := Follows(now, next); err != nil {
 		return err
 	}
 	if _, err := os.Stat(u.agentKubeconfig()); u.Record.Role != Agent || errors.Is(err, fs.ErrNotExist) {
@@ -184,9 +186,9 @@ func (u *Upgrade) checkVersion(ctx context.Context) error {
 	return nil
 }
 
-// follows refuses versions that Kubernetes does not let follow each other, see
+// Follows refuses versions that Kubernetes does not let follow each other, see
 // https://kubernetes.io/releases/version-skew-policy/.
-func follows(now, next string) error {
+func Follows(now, next string) error {
 	if version.Newer(now, next) {
 		return fmt.Errorf("%s is older than %s: the data can't go back; restore a backup with that version instead", next, now)
 	}
@@ -213,7 +215,7 @@ func (u *Upgrade) versionOf(ctx context.Context, program string) (string, error)
 }
 
 func (u *Upgrade) kubectl(ctx context.Context, args ...string) (string, error) {
-	return run(ctx, u.Record.program(), append([]string{"kubectl"}, args...)...)
+	return run(ctx, u.Record.ProgramFile(), append([]string{"kubectl"}, args...)...)
 }
 
 func (u *Upgrade) agentKubeconfig() string {
@@ -227,46 +229,4 @@ func (u *Upgrade) serverVersion(ctx context.Context) (string, error) {
 	}
 	var info struct{ GitVersion string }
 	return info.GitVersion, errors.Join(json.Unmarshal([]byte(out), &info), err)
-}
-
-// drain has the pods leave this machine's node, if that is wanted, and returns
-// its name.
-func (u *Upgrade) drain(ctx context.Context) (string, error) {
-	if !u.Drain {
-		return "", nil
-	}
-	if u.Record.Role == Agent {
-		return "", errors.New("an agent may not drain its node: do it on a server with kedge kubectl drain, and upgrade without --drain")
-	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", err
-	}
-	out, err := u.kubectl(ctx, "get", "nodes", "-o", `jsonpath={range .items[?(@.status.nodeInfo.bootID=="`+strings.TrimSpace(string(boot))+`")]}{.metadata.name}{"\n"}{end}`)
-	if err != nil {
-		return "", err
-	}
-	names := strings.Fields(out)
-	if len(names) != 1 {
-		return "", fmt.Errorf("find this machine's node: %d nodes have its boot id", len(names))
-	}
-	u.say("drain", names[0])
-	_, err = u.kubectl(ctx, "drain", names[0], "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout="+drainLimit.String())
-	if err != nil {
-		u.uncordon(names[0])
-		return "", fmt.Errorf("drain the node: %w", err)
-	}
-	return names[0], nil
-}
-
-// uncordon lets pods come to the node again.
-func (u *Upgrade) uncordon(node string) {
-	if node == "" {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), commandsLimit)
-	defer cancel()
-	if _, err := u.kubectl(ctx, "uncordon", node); err != nil {
-		u.say("warning", "pods don't come back until you type kedge kubectl uncordon "+node+": "+err.Error())
-	}
 }

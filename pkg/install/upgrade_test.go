@@ -60,17 +60,17 @@ func TestChange(t *testing.T) {
 			dir := t.TempDir()
 			u := Upgrade{Record: Record{BinDir: dir, DataDir: dir}, Timeout: time.Millisecond, Out: io.Discard}
 			next, previous := filepath.Join(dir, "next"), filepath.Join(dir, "previous")
-			for path, content := range map[string]string{next: "new", u.Record.program(): "old", previous: "old"} {
+			for path, content := range map[string]string{next: "new", u.Record.ProgramFile(): "old", previous: "old"} {
 				if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 					t.Fatal(err)
 				}
 			}
-			s := &fakeService{program: u.Record.program(), good: test.good, onStart: test.onStart}
+			s := &fakeService{program: u.Record.ProgramFile(), good: test.good, onStart: test.onStart}
 			err := u.change(ctx, s, next, previous)
 			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got error %v, want %q", err, test.want)
 			}
-			if content, _ := os.ReadFile(u.Record.program()); string(content) != test.after || s.running != test.after {
+			if content, _ := os.ReadFile(u.Record.ProgramFile()); string(content) != test.after || s.running != test.after {
 				t.Errorf("the program is %q, and %q runs, want %q", content, s.running, test.after)
 			}
 		})

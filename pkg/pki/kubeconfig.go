@@ -2,9 +2,11 @@ package pki
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/kedge-k8s/kedge/pkg/atomicfile"
 )
@@ -59,4 +61,30 @@ preferences: {}
 `, k.Server, kind, ca, kind, cert, kind, key)
 	_, err := atomicfile.Update(path, []byte(text), mode)
 	return err
+}
+
+// LinkKubeconfig has the usual place of the administrator's kubeconfig lead to the
+// one that the user wants, so that every command on this machine finds it. A link
+// that an earlier choice has left goes.
+func LinkKubeconfig(usual, wanted string) error {
+	if wanted == usual {
+		if info, err := os.Lstat(usual); err == nil && info.Mode()&os.ModeSymlink != 0 {
+			return os.Remove(usual)
+		}
+		return nil
+	}
+	if to, err := os.Readlink(usual); err == nil && to == wanted {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(usual), 0o755); err != nil {
+		return err
+	}
+	next := usual + ".next"
+	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Symlink(wanted, next); err != nil {
+		return err
+	}
+	return os.Rename(next, usual)
 }

@@ -241,3 +241,36 @@ func TestVouches(t *testing.T) {
 		}
 	}
 }
+
+// TestLinkKubeconfig follows the choice of where the kubeconfig is.
+func TestLinkKubeconfig(t *testing.T) {
+	dir := t.TempDir()
+	usual, first, second := filepath.Join(dir, "kedge", "kedge.yaml"), filepath.Join(dir, "first"), filepath.Join(dir, "second")
+	for _, test := range []struct{ wanted, link string }{
+		{usual, ""}, {first, first}, {first, first}, {second, second}, {usual, ""}, {first, first},
+	} {
+		if err := LinkKubeconfig(usual, test.wanted); err != nil {
+			t.Fatal(err)
+		}
+		if link, _ := os.Readlink(usual); link != test.link {
+			t.Errorf("for %s the usual place leads to %q, want %q", test.wanted, link, test.link)
+		}
+	}
+	// A kubeconfig of an earlier run is in the way of a link, and stays where none is wanted.
+	for _, test := range []struct{ wanted, content string }{{usual, "old"}, {first, "new"}} {
+		if err := os.Remove(usual); err != nil {
+			t.Fatal(err)
+		}
+		for path, content := range map[string]string{usual: "old", first: "new"} {
+			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := LinkKubeconfig(usual, test.wanted); err != nil {
+			t.Fatal(err)
+		}
+		if content, err := os.ReadFile(usual); err != nil || string(content) != test.content {
+			t.Errorf("for %s it holds %q, error %v", test.wanted, content, err)
+		}
+	}
+}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/kedge-k8s/kedge/pkg/clock"
 	"github.com/kedge-k8s/kedge/pkg/component"
+	"github.com/kedge-k8s/kedge/pkg/config"
 	"github.com/kedge-k8s/kedge/pkg/control"
 	"github.com/kedge-k8s/kedge/pkg/controlplane"
 	"github.com/kedge-k8s/kedge/pkg/hostcheck"
@@ -68,6 +69,7 @@ func (s *Server) identities() map[string]pki.Request {
 		"servicelb":               {CommonName: controlplane.ServiceLBUser},
 		"snapshots":               {CommonName: controlplane.SnapshotsUser},
 		"node-hosts":              {CommonName: controlplane.NodeHostsUser},
+		"upgrades":                {CommonName: controlplane.UpgradesUser},
 		"agent":                   {CommonName: join.AgentUser(s.node.Name()), Organization: []string{join.AgentGroup}},
 		"kubelet":                 {CommonName: "system:node:" + s.node.Name(), Organization: []string{"system:nodes"}},
 	}
@@ -413,6 +415,9 @@ func (s *Server) writeAdminKubeconfig() error {
 	out := s.config.Kubeconfig
 	if err := os.MkdirAll(filepath.Dir(out.Path), 0o755); err != nil {
 		return err
+	}
+	if err := pki.LinkKubeconfig(config.DefaultKubeconfig, out.Path); err != nil {
+		s.log.Warn("commands on this machine find the administrator's kubeconfig only with KUBECONFIG="+out.Path, "err", err)
 	}
 	if err := s.kubeconfig("admin").WriteEmbedded(out.Path, out.Mode); err != nil {
 		return err

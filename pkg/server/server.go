@@ -40,6 +40,7 @@ import (
 	"github.com/kedge-k8s/kedge/pkg/status"
 	"github.com/kedge-k8s/kedge/pkg/token"
 	"github.com/kedge-k8s/kedge/pkg/tunnel"
+	"github.com/kedge-k8s/kedge/pkg/upgradeplan"
 	"github.com/kedge-k8s/kedge/pkg/version"
 )
 
@@ -260,6 +261,7 @@ func (s *Server) components() ([]component.Component, error) {
 			Log:        s.log,
 		}),
 	}
+	alone = append(alone, upgradeplan.New(upgradeplan.Config{Kubeconfig: s.layout.Kubeconfig("upgrades"), Log: s.log}))
 	if c.Datastore.Endpoint != "" {
 		noSnapshots(commands)
 	} else {

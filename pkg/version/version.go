@@ -80,3 +80,20 @@ func Skips(a, b string) bool {
 	}
 	return right[0] != left[0] || right[1] > left[1]+1
 }
+
+// MinorsBehind says how many minor releases version a is behind b: 2 for 1.35 and
+// 1.37. It is 0 for what is not behind, and for what it can't read.
+func MinorsBehind(a, b string) int {
+	left, okA := parse(a)
+	right, okB := parse(b)
+	if !okA || !okB || left[0] != right[0] {
+		return 0
+	}
+	return max(right[1]-left[1], 0)
+}
+
+// Valid says whether v is a version of Kedge.
+func Valid(v string) bool {
+	_, ok := parse(v)
+	return ok && strings.HasPrefix(v, "v")
+}

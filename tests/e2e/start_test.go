@@ -238,9 +238,10 @@ kubelet-arg: max-pods=42
 	if port := s.field("service/web", ".spec.ports[0].nodePort"); port < "31000" || port > "31003" {
 		t.Errorf("the port of a Service is %s, want one from 31000 to 31003", port)
 	}
-	// kubectl has found the kubeconfig by the configuration, and so do the others.
-	if _, err := os.Stat(c.node.Path("/etc/kedge/kedge.yaml")); err == nil {
-		t.Error("the kubeconfig is at its default place, too")
+	// kubectl has found the kubeconfig by the configuration, and so do the others. What
+	// knows the usual place only is led there.
+	if to, err := os.Readlink(c.node.Path("/etc/kedge/kedge.yaml")); err != nil || to != "/opt/admin.yaml" {
+		t.Errorf("the usual place of the kubeconfig leads to %q, error %v", to, err)
 	}
 	if out, err := c.node.Kedge(t.Context(), "token", "create", "--description=found"); err != nil || !strings.HasPrefix(out, "K10") {
 		t.Errorf("kedge token create says %q, error %v", out, err)
