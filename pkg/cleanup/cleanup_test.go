@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/moby/sys/mountinfo"
 )
 
 func TestOwnTables(t *testing.T) {
@@ -163,6 +165,42 @@ func TestResolve(t *testing.T) {
 	for _, path := range []string{"/", link, "relative"} {
 		if err := (&Machine{DataDir: path}).resolve(); err == nil {
 			t.Errorf("%s is taken for a data directory", path)
+		}
+	}
+}
+
+func TestOwnMounts(t *testing.T) {
+	root := &mountinfo.Info{ID: 1, Parent: 0, Major: 254, Root: "/", Mountpoint: "/"}
+	varDisk := &mountinfo.Info{ID: 2, Parent: 1, Major: 254, Minor: 1, Root: "/", Mountpoint: "/var"}
+	volume := &mountinfo.Info{ID: 9, Parent: 3, Root: "/", Mountpoint: "/var/lib/kubelet/pods/1/volumes/x"}
+	kubelet := func(mount mountinfo.Info) *mountinfo.Info {
+		mount.ID, mount.Mountpoint = 3, "/var/lib/kubelet"
+		return &mount
+	}
+	tests := map[string]struct {
+		mounts []*mountinfo.Info
+		want   []string
+	}{
+		"the kubelet's, onto itself": {
+			[]*mountinfo.Info{root, kubelet(mountinfo.Info{Parent: 1, Major: 254, Root: "/var/lib/kubelet"}), volume},
+			[]string{volume.Mountpoint, "/var/lib/kubelet"},
+		},
+		"onto itself, on another disk": {
+			[]*mountinfo.Info{root, varDisk, kubelet(mountinfo.Info{Parent: 2, Major: 254, Minor: 1, Root: "/lib/kubelet"})},
+			[]string{"/var/lib/kubelet"},
+		},
+		"a user's disk": {
+			[]*mountinfo.Info{root, kubelet(mountinfo.Info{Parent: 1, Major: 254, Minor: 2, Root: "/"}), volume},
+			[]string{volume.Mountpoint},
+		},
+		"a user's other directory": {
+			[]*mountinfo.Info{root, kubelet(mountinfo.Info{Parent: 1, Major: 254, Root: "/srv/kubelet"})},
+			nil,
+		},
+	}
+	for name, test := range tests {
+		if got := (&Machine{}).ownMounts(test.mounts); !slices.Equal(got, test.want) {
+			t.Errorf("%s: got %q, want %q", name, got, test.want)
 		}
 	}
 }

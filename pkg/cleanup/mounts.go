@@ -18,7 +18,13 @@ import (
 func (m *Machine) mounts() trace {
 	return trace{
 		kind: "mounts",
-		find: func(context.Context) ([]string, error) { return mountsIn(m.podMount) },
+		find: func(context.Context) ([]string, error) {
+			all, err := mountinfo.GetMounts(nil)
+			if err != nil {
+				return nil, err
+			}
+			return m.ownMounts(all), nil
+		},
 		remove: func(_ context.Context, found []string) error {
 			var errs []error
 			for _, path := range found {
@@ -39,18 +45,27 @@ func (m *Machine) podMount(path string) bool {
 		below(path, m.paths().Containerd())
 }
 
-// mountsIn returns the mount points that match, those made last first.
-func mountsIn(match func(path string) bool) (paths []string, err error) {
-	mounts, err := mountinfo.GetMounts(func(info *mountinfo.Info) (skip, stop bool) {
-		return !match(info.Mountpoint), false
-	})
-	if err != nil {
-		return nil, err
+// ownMounts returns the mount points that are Kedge's, those made last first.
+func (m *Machine) ownMounts(all []*mountinfo.Info) (paths []string) {
+	for _, mount := range slices.Backward(all) {
+		if m.podMount(mount.Mountpoint) || (mount.Mountpoint == config.KubeletDir && ontoItself(mount, all)) {
+			paths = append(paths, mount.Mountpoint)
+		}
 	}
-	for _, mount := range slices.Backward(mounts) {
-		paths = append(paths, mount.Mountpoint)
+	return paths
+}
+
+// ontoItself says whether a directory is mounted onto itself. The kubelet does
+// that with its own where mounts are not shared, which is so without systemd.
+func ontoItself(mount *mountinfo.Info, all []*mountinfo.Info) bool {
+	i := slices.IndexFunc(all, func(other *mountinfo.Info) bool { return other.ID == mount.Parent })
+	if i < 0 {
+		return false
 	}
-	return paths, nil
+	parent := all[i]
+	within, err := filepath.Rel(parent.Mountpoint, mount.Mountpoint)
+	return err == nil && parent.Major == mount.Major && parent.Minor == mount.Minor &&
+		mount.Root == filepath.Join(parent.Root, within)
 }
 
 // unmount takes away a mount, and one that is in use as soon as it isn't. It
