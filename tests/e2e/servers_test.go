@@ -43,13 +43,19 @@ func newQuorum(t *testing.T, servers int, args ...string) *quorum {
 	return q
 }
 
-// run starts a server and waits until it is ready.
-func (q *quorum) run(t *testing.T, i int, args ...string) {
+// start starts a server.
+func (q *quorum) start(t *testing.T, i int, args ...string) {
 	t.Helper()
 	var err error
 	if q.processes[i], err = q.hosts[i].Start(append([]string{"server"}, args...)...); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// run starts a server and waits until it is ready.
+func (q *quorum) run(t *testing.T, i int, args ...string) {
+	t.Helper()
+	q.start(t, i, args...)
 	q.ready(t, i)
 }
 
@@ -195,10 +201,7 @@ func TestServers(t *testing.T) {
 
 	for i := 1; i < 3; i++ { // at the same time
 		q.giveServerToken(t, q.hosts[i])
-		var err error
-		if q.processes[i], err = q.hosts[i].Start(append([]string{"server"}, q.joinArgs(0)...)...); err != nil {
-			t.Fatal(err)
-		}
+		q.start(t, i, q.joinArgs(0)...)
 	}
 	a := &agent{name: "agent-1", host: newHost(t, q.bed, "agent-1")}
 	q.join(t, a)
