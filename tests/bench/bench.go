@@ -111,6 +111,9 @@ func (b *bench) all(ctx context.Context) {
 		if b.wants("addons") {
 			b.one(ctx, kedgeSide, i, (*run).addons)
 		}
+		if b.wants(serversGroup) {
+			b.one(ctx, kedgeSide, i, (*run).servers)
+		}
 		if b.wants(benchmarksGroup) {
 			b.goBenchmarks(ctx, i)
 		}
@@ -143,16 +146,11 @@ type run struct {
 	bed   *testbed.Bed
 	host  *testbed.Host
 	side  side
-	node  side // on another host, of the side's cluster; nil: none
+	more  []side // on other hosts, of the side's cluster
 }
 
 // sides are those there are.
-func (r *run) sides() []side {
-	if r.node == nil {
-		return []side{r.side}
-	}
-	return []side{r.side, r.node}
-}
+func (r *run) sides() []side { return append([]side{r.side}, r.more...) }
 
 func (r *run) record(key string, value float64) {
 	all := r.bench.metrics

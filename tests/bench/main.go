@@ -15,6 +15,10 @@
 // brings the pod network along, beside containerd, the kubelet and kube-proxy, which
 // have none. The second node idles without a pod.
 //
+// The group servers looks at three servers of Kedge, of which two join at the same
+// time: for how long a client with a list of them can't write while each is restarted,
+// gets another file, and when one is killed.
+//
 // The group benchmarks runs Go benchmarks of single parts, which have limits of their
 // own: the launcher, and the rules of network policies.
 //

@@ -26,15 +26,16 @@ func (r *run) agent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.node = r.secondNode(host)
-	if err := r.step(ctx, "prepare the agent", r.node.Prepare); err != nil {
+	node := r.secondNode(host)
+	r.more = append(r.more, node)
+	if err := r.step(ctx, "prepare the agent", node.Prepare); err != nil {
 		return err
 	}
 	r.calm()
-	if err := r.step(ctx, "join", func(ctx context.Context) error { return r.measureJoin(ctx, host.Name) }); err != nil {
+	if err := r.step(ctx, "join", func(ctx context.Context) error { return r.measureJoin(ctx, node, host.Name) }); err != nil {
 		return err
 	}
-	return r.measureIdleAgent(ctx)
+	return r.measureIdleAgent(ctx, node)
 }
 
 // secondNode is one that the side's cluster doesn't have yet.
@@ -45,14 +46,14 @@ func (r *run) secondNode(host *testbed.Host) side {
 	return &kedge{host: host, server: r.host}
 }
 
-func (r *run) measureJoin(ctx context.Context, name string) error {
+func (r *run) measureJoin(ctx context.Context, node side, name string) error {
 	client, err := r.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
 	began := time.Now()
-	if err := r.node.Start(); err != nil {
+	if err := node.Start(); err != nil {
 		return err
 	}
 	if err := client.WaitObject(ctx, "/api/v1/nodes", name, hasCondition("Ready")); err != nil {
@@ -62,8 +63,8 @@ func (r *run) measureJoin(ctx context.Context, name string) error {
 	return nil
 }
 
-func (r *run) measureIdleAgent(ctx context.Context) error {
-	idle, err := r.idle(ctx, r.node)
+func (r *run) measureIdleAgent(ctx context.Context, node side) error {
+	idle, err := r.idle(ctx, node)
 	if err != nil {
 		return fmt.Errorf("idle agent: %w", err)
 	}
