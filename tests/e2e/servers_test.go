@@ -112,7 +112,7 @@ type writer struct {
 func (q *quorum) write(t *testing.T, to int) *writer {
 	t.Helper()
 	a := newAPI(t, q.hosts[to])
-	a.client.Timeout = time.Second
+	a.client.Timeout = limit // a write that nobody answers is a pause, too
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	w := &writer{stop: func() { cancel(); <-done }}
