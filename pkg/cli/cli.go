@@ -83,6 +83,7 @@ func newApp(out, errOut io.Writer) *cli.App {
 			doctorCommand(),
 			snapshotCommand(),
 			secretsEncryptCommand(),
+			etcdCommand(),
 			checkConfigCommand(),
 			installCommand(),
 			upgradeCommand(),

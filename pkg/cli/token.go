@@ -103,8 +103,9 @@ are known by their certificates.`,
 }
 
 // group makes a command of nothing but subcommands.
-func group(c *cli.Command) *cli.Command {
-	c.UsageText = "kedge " + c.Name + " COMMAND [options]"
+func group(c *cli.Command, parents ...string) *cli.Command {
+	path := strings.Join(append(parents, c.Name), " ")
+	c.UsageText = "kedge " + path + " COMMAND [options]"
 	c.HideHelpCommand = true
 	c.OnUsageError = usageError
 	var names []string
@@ -114,7 +115,7 @@ func group(c *cli.Command) *cli.Command {
 	}
 	c.Action = func(ctx *cli.Context) error {
 		if name := ctx.Args().First(); name != "" {
-			return fmt.Errorf("unknown command %q%s; kedge %s --help lists the commands", c.Name+" "+name, didYouMean(name, names), c.Name)
+			return fmt.Errorf("unknown command %q%s; kedge %s --help lists the commands", path+" "+name, didYouMean(name, names), path)
 		}
 		return cli.ShowSubcommandHelp(ctx)
 	}

@@ -30,10 +30,21 @@ const (
 	EncryptSecrets = "encrypt-secrets"
 	// EncryptionStatus asks how a change of keys goes. Its answer is Encryption.
 	EncryptionStatus = "encryption-status"
+	// ListMembers lists the members of embedded etcd, on servers. Its answer is a
+	// list of datastore.MemberState.
+	ListMembers = "list-members"
+	// RemoveMember removes a member from embedded etcd, on servers. Its request is
+	// Named, its answer the datastore.MemberState that it was.
+	RemoveMember = "remove-member"
 )
 
 // None is a request without parameters.
 type None struct{}
+
+// Named is a request about something by its name.
+type Named struct {
+	Name string `json:"name"`
+}
 
 // Rotated lists the files that hold something new.
 type Rotated struct {

@@ -24,6 +24,7 @@ import (
 	"go.etcd.io/etcd/pkg/v3/featuregate"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/features"
+	"google.golang.org/grpc"
 
 	"github.com/kedge-k8s/kedge/pkg/atomicfile"
 	"github.com/kedge-k8s/kedge/pkg/component"
@@ -258,6 +259,7 @@ func (e *Etcd) embedConfig(name, dir string) (*embed.Config, error) {
 	settings.WatchProgressNotifyInterval = progressNotify
 	settings.MaxLearners = learners
 	settings.EnableGRPCGateway = false
+	settings.GRPCAdditionalServerOptions = []grpc.ServerOption{grpc.ChainUnaryInterceptor(e.endLostWrites)}
 	for _, arg := range c.Args {
 		if slices.Contains(ownArgs, arg.Name) {
 			return nil, fmt.Errorf("--etcd-arg: %s is decided by Kedge: remove it", arg.Name)

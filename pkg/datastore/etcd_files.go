@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -106,6 +107,9 @@ func (f EtcdFiles) alone(ctx context.Context, dir string, do func(*etcdserver.Et
 	settings.ForceNewCluster = true
 	settings.ListenPeerUrls, settings.ListenClientUrls, settings.AdvertiseClientUrls = nil, nil, nil
 	settings.QuotaBackendBytes = -1 // as much as there is
+	// What the cluster has accepted is accepted when its log is replayed: else of the
+	// members that joined at the same time only one would be known.
+	settings.MaxLearners = math.MaxInt
 	if member.etcd, err = member.startEtcd(ctx, settings); err != nil {
 		return err
 	}

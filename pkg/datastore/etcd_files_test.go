@@ -24,6 +24,7 @@ func runMember(t *testing.T, dir string, do func(*etcdserver.EtcdServer)) {
 	settings := embed.NewConfig()
 	settings.Name, settings.Dir = "node-01234567", dir
 	settings.InitialCluster = settings.InitialClusterFromName(settings.Name)
+	settings.MaxLearners = learners
 	settings.ListenPeerUrls, settings.ListenClientUrls, settings.AdvertiseClientUrls = nil, nil, nil
 	member := &Etcd{log: slog.New(slog.DiscardHandler)}
 	member.logged = newEtcdLog(member.log)
@@ -202,9 +203,11 @@ func TestReset(t *testing.T) {
 		if err := os.CopyFS(killed, os.DirFS(dir)); err != nil {
 			t.Fatal(err)
 		}
-		other := membership.NewMember("", types.MustNewURLs([]string{"https://192.0.2.9:2380"}), "", nil)
-		if _, err := server.AddMember(t.Context(), *other); err != nil {
-			t.Fatal(err)
+		for _, address := range []string{"https://192.0.2.8:2380", "https://192.0.2.9:2380"} { // which join at the same time
+			other := membership.NewMemberAsLearner("", types.MustNewURLs([]string{address}), "", nil)
+			if _, err := server.AddMember(t.Context(), *other); err != nil {
+				t.Fatal(err)
+			}
 		}
 	})
 	link := filepath.Join(dir, "link")

@@ -233,6 +233,8 @@ func (s *Server) components() ([]component.Component, error) {
 	control.Handle(commands, control.EncryptSecrets, secrets.change)
 	control.Handle(commands, control.EncryptionStatus, secrets.status)
 
+	handleMembers(commands, etcd)
+
 	components := []component.Component{
 		certificates,
 		tokens,

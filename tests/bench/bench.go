@@ -111,6 +111,9 @@ func (b *bench) all(ctx context.Context) {
 		if b.wants("addons") {
 			b.one(ctx, kedgeSide, i, (*run).addons)
 		}
+		if b.wants(serversGroup) {
+			b.one(ctx, kedgeSide, i, (*run).servers)
+		}
 		if b.wants(benchmarksGroup) {
 			b.goBenchmarks(ctx, i)
 		}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -11,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kedge-k8s/kedge/pkg/payload"
 )
 
 func TestSeries(t *testing.T) {
@@ -76,12 +80,74 @@ func TestMetrics(t *testing.T) {
 		}
 		seen[m.Key] = true
 	}
-	const want = "start,first,addons,idle,dns,api,pods,restart,agent,size,benchmarks"
+	const want = "start,first,addons,idle,dns,api,pods,restart,agent,size,servers,benchmarks"
 	if got := strings.Join(defaultGroups(), ","); got != want {
 		t.Errorf("default groups are %s, want %s", got, want)
 	}
 	if got := strings.Join(groups(), ","); got != want+",sqlite,scale" {
 		t.Errorf("groups are %s, want %s,sqlite,scale", got, want)
+	}
+}
+
+func TestWriter(t *testing.T) {
+	const outage = 300 * time.Millisecond
+	ctx, stop := context.WithCancel(t.Context())
+	var asked []int
+	began := time.Now()
+	server := func(i int, answer func(n int) error) func(context.Context, int) error {
+		return func(_ context.Context, n int) error { asked = append(asked, i); return answer(n) }
+	}
+	w := &writer{servers: []func(context.Context, int) error{
+		server(0, func(n int) error {
+			if n == 1 {
+				return os.ErrInvalid
+			}
+			return nil
+		}),
+		server(1, func(n int) error {
+			switch n {
+			case 2:
+				time.Sleep(outage)
+			case 4:
+				stop()
+			}
+			return nil
+		}),
+	}}
+	w.write(ctx)
+	if want := []int{0, 0, 1, 1, 1}; !slices.Equal(asked, want) {
+		t.Errorf("servers %v were asked, want %v", asked, want)
+	}
+	if w.acknowledged != 3 || w.failed != 1 || !errors.Is(w.longestAfter, os.ErrInvalid) || !errors.Is(w.last, os.ErrInvalid) {
+		t.Errorf("got %+v", w)
+	}
+	if w.longest < outage || w.longest > time.Since(began) || w.longestFrom.Before(began) {
+		t.Errorf("the longest pause is %s", w.longest)
+	}
+}
+
+func TestAnotherFile(t *testing.T) {
+	dir := t.TempDir()
+	from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")
+	const launcher, stored = "launcher", "a payload"
+	trailer := payload.Trailer{Offset: int64(len(launcher)), Length: int64(len(stored)), Sum: sha256.Sum256([]byte(stored))}
+	if err := os.WriteFile(from, trailer.Append([]byte(launcher+stored)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := anotherFile(from, to); err != nil {
+		t.Fatal(err)
+	}
+	file, err := payload.Open(to, to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	content, err := os.ReadFile(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if file.ID() == trailer.ID() || file.Sum != sha256.Sum256(content[file.Offset:file.Offset+file.Length]) || !strings.HasPrefix(string(content), launcher+stored) {
+		t.Errorf("the file is %+v: %q", file.Trailer, content)
 	}
 }
 

@@ -16,6 +16,10 @@
 // have none. The second node idles without a pod. Then three more join at the same
 // moment; all run on this one machine, and share its processors.
 //
+// The group servers looks at three servers of Kedge, of which two join at the same
+// time: for how long a client with a list of them can't write while each is restarted,
+// gets another file, and when one is killed.
+//
 // The group benchmarks runs Go benchmarks of single parts, which have limits of their
 // own: the launcher, and the rules of network policies.
 //

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kedge-k8s/kedge/tests/bench/cluster"
+	"github.com/kedge-k8s/kedge/tests/testbed"
 )
 
 // start starts the side and measures until its node is Ready and its DNS
@@ -33,11 +34,15 @@ func (r *run) start(ctx context.Context) (nodeReady, dns time.Duration, err erro
 	return nodeReady, time.Since(began), nil
 }
 
-// connect makes a client as soon as there is a kubeconfig.
 func (r *run) connect(ctx context.Context) (*cluster.Client, error) {
-	path := r.host.Path(r.side.Kubeconfig())
+	return connect(ctx, r.host, r.side)
+}
+
+// connect makes a client of a side's host as soon as there is a kubeconfig.
+func connect(ctx context.Context, host *testbed.Host, s side) (*cluster.Client, error) {
+	path := host.Path(s.Kubeconfig())
 	for {
-		client, err := cluster.Connect(path, r.host.Dial)
+		client, err := cluster.Connect(path, host.Dial)
 		if err == nil || !errors.Is(err, fs.ErrNotExist) {
 			return client, err
 		}

@@ -91,7 +91,7 @@ func metrics(nodes []int) []metric {
 		}
 	}
 	before := slices.IndexFunc(all, func(m metric) bool { return m.Group == "pods" })
-	return slices.Concat(slices.Insert(all, before, load...), benchmarkMetrics(), sqliteMetrics(), scaleMetrics(nodes))
+	return slices.Concat(slices.Insert(all, before, load...), serversMetrics(), benchmarkMetrics(), sqliteMetrics(), scaleMetrics(nodes))
 }
 
 func plural(n int, what string) string {

@@ -43,13 +43,19 @@ func newQuorum(t *testing.T, servers int, args ...string) *quorum {
 	return q
 }
 
-// run starts a server and waits until it is ready.
-func (q *quorum) run(t *testing.T, i int, args ...string) {
+// start starts a server.
+func (q *quorum) start(t *testing.T, i int, args ...string) {
 	t.Helper()
 	var err error
 	if q.processes[i], err = q.hosts[i].Start(append([]string{"server"}, args...)...); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// run starts a server and waits until it is ready.
+func (q *quorum) run(t *testing.T, i int, args ...string) {
+	t.Helper()
+	q.start(t, i, args...)
 	q.ready(t, i)
 }
 
@@ -106,7 +112,7 @@ type writer struct {
 func (q *quorum) write(t *testing.T, to int) *writer {
 	t.Helper()
 	a := newAPI(t, q.hosts[to])
-	a.client.Timeout = time.Second
+	a.client.Timeout = limit // a write that nobody answers is a pause, too
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	w := &writer{stop: func() { cancel(); <-done }}
@@ -195,10 +201,7 @@ func TestServers(t *testing.T) {
 
 	for i := 1; i < 3; i++ { // at the same time
 		q.giveServerToken(t, q.hosts[i])
-		var err error
-		if q.processes[i], err = q.hosts[i].Start(append([]string{"server"}, q.joinArgs(0)...)...); err != nil {
-			t.Fatal(err)
-		}
+		q.start(t, i, q.joinArgs(0)...)
 	}
 	a := &agent{name: "agent-1", host: newHost(t, q.bed, "agent-1")}
 	q.join(t, a)
@@ -380,6 +383,94 @@ func TestServers(t *testing.T) {
 		})
 		step("there is a quorum again")
 	})
+}
+
+// TestServersAtOnce starts all servers at the same moment, again and again, and
+// takes them away without a node of theirs to delete.
+func TestServersAtOnce(t *testing.T) {
+	t.Parallel()
+	bed := testbed.New(t)
+	q := &quorum{processes: make([]*testbed.Process, 3)}
+	for i := range q.processes {
+		host := newHost(t, bed, fmt.Sprintf("server-%d", i+1))
+		put(t, host, "/etc/kedge/token", "chosen-before-there-was-a-server\n", 0o600)
+		q.hosts = append(q.hosts, host)
+	}
+	q.fleet = &fleet{cluster: &cluster{node: q.hosts[0]}, bed: bed}
+	bare := []string{"--disable-agent", "--disable=coredns,ingress,metrics-server,local-storage,servicelb"}
+	startAll := func(t *testing.T, args ...[]string) {
+		t.Helper()
+		for i := range q.hosts {
+			q.start(t, i, append(args[min(i, len(args)-1)], bare...)...)
+		}
+		for i, process := range q.processes {
+			if err := process.WaitAPI(t.Context(), limit); err != nil {
+				t.Fatal(err)
+			}
+			q.endpoints(t, i, 3)
+		}
+	}
+	// members are the nodes with a member that answers, and those with one that doesn't.
+	members := func(t *testing.T, from int) (answer, silent []string) {
+		t.Helper()
+		out, err := q.hosts[from].Kedge(t.Context(), "etcd", "member", "list", "-o", "json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var list []struct {
+			Name, Address          string
+			Learner, Self, Answers bool
+		}
+		if err := json.Unmarshal([]byte(out), &list); err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range list {
+			node := m.Name[:strings.LastIndexByte(m.Name, '-')]
+			if m.Answers {
+				answer = append(answer, node)
+			} else {
+				silent = append(silent, node)
+			}
+			if m.Learner || m.Self != (node == q.hosts[from].Name) || m.Address != q.hosts[from].Address.String()+":2380" == m.Self {
+				t.Errorf("as asked from %s, a member is %+v", q.hosts[from].Name, m)
+			}
+		}
+		return answer, silent
+	}
+
+	startAll(t, []string{"--cluster-init", "--token-file", "/etc/kedge/token"}, q.joinArgs(0))
+	if answer, silent := members(t, 1); len(answer) != 3 || len(silent) != 0 {
+		t.Errorf("%s answer, and %s don't", answer, silent)
+	}
+	for _, process := range q.processes { // as if their power were cut
+		if err := process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	startAll(t, nil)
+
+	host := q.hosts[0]
+	wantFailure(t, host, []string{"etcd", "member", "remove"}, "name one member")
+	wantFailure(t, host, []string{"etcd", "member", "remove", "server-4"}, `no member "server-4", but server-1-`, "server-2-", "server-3-")
+	wantFailure(t, host, []string{"etcd", "member", "remove", "server-1"}, "on another server")
+	wantFailure(t, host, []string{"etcd", "member", "remove", "server-3"}, "still runs at "+q.hosts[2].Address.String()+":2380")
+	wantFailure(t, host, []string{"etcd", "member", "lst"}, `did you mean "list"`, "kedge etcd member --help")
+	if err := q.processes[2].Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if answer, silent := members(t, 0); len(answer) != 2 || len(silent) != 1 || silent[0] != "server-3" {
+		t.Errorf("%s answer, and %s don't", answer, silent)
+	}
+	if out, err := host.Kedge(t.Context(), "etcd", "member", "remove", "server-3"); err != nil || !strings.Contains(out, "The member server-3-") {
+		t.Fatal(out, err)
+	}
+	if answer, silent := members(t, 1); len(answer) != 2 || len(silent) != 0 {
+		t.Errorf("%s answer, and %s don't", answer, silent)
+	}
+	if err := q.processes[1].Kill(); err != nil {
+		t.Fatal(err)
+	}
+	wantFailure(t, host, []string{"etcd", "member", "remove", "server-2"}, "no quorum", "--cluster-reset")
 }
 
 // TestFromSQLite takes the state of a cluster over into etcd.
