@@ -149,7 +149,7 @@ build/_dashboard/packages: $(WEB)/package.json $(WEB)/package-lock.json $(WEB)/.
 	cd $(@D) && npm ci --no-progress && touch $(@F)
 
 $(PAGE)/index.html.gz: build/_dashboard/packages $(WEB_SOURCES)
-	@cd build/_dashboard && rm -rf src public scripts dist
+	@cd build/_dashboard && rm -rf src public scripts test dist dist-test
 	@cp -R $(WEB)/. build/_dashboard/
 	cd build/_dashboard && npm run build --silent -- --logLevel warn && node scripts/pack.mjs dist $(abspath $(PAGE))
 
@@ -252,10 +252,11 @@ lint: $(LINT) test-deps ## look at the code: golangci-lint, shellcheck
 # Packages with unit tests import nothing heavy: -race builds them in seconds.
 UNIT = $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./cmd/... ./pkg/... ./scripts/... ./tests/bench/... ./tests/images/... ./tests/robustness/... ./tests/testbed/... ./tests/vm/...)
 
-unit: $(BIN)/pause $(BIN)/nft $(BIN)/cni build/nft/packages ## unit tests, with the race detector
+unit: $(BIN)/pause $(BIN)/nft $(BIN)/cni build/nft/packages $(PAGE)/index.html.gz ## unit tests, with the race detector
 	go test -race -count=1 $(UNIT)
 	go test -count=1 -run 'TestReset$$' ./pkg/datastore
 	go -C cmd/addons test -race -count=1 ./...
+	cd build/_dashboard && npm test --silent
 
 docs: ## write docs/options.md from the table of options
 	go run ./scripts/options
@@ -296,7 +297,7 @@ build/_dashboard-test/packages: tests/dashboard/package.json tests/dashboard/pac
 
 dashboard-test: build images test-deps build/_dashboard-test/packages ## use the dashboard in a browser; pictures go to build/dashboard-shots (as root)
 	@$(call install,$(BROWSER_PACKAGES))
-	@cp tests/dashboard/drive.mjs build/_dashboard-test/
+	@cp tests/dashboard/*.mjs build/_dashboard-test/
 	go test -tags 'e2e dashboard' -count=1 -timeout 15m -run 'TestBrowser$$' ./tests/e2e -v
 
 bench: build images test-deps ## measure Kedge beside the stock components (as root)

@@ -61,6 +61,7 @@ type APIServer struct {
 	options *options.ServerRunOptions
 	secrets secretsStore
 	run     component.Runner
+	self    *rest.Config  // the apiserver's client of itself
 	ready   chan struct{} // closed: /readyz has said so
 }
 
@@ -91,8 +92,6 @@ func NewAPIServer(c APIServerConfig) (*APIServer, error) {
 	}
 	return &APIServer{config: c, options: o, secrets: secretsStore{file: c.EncryptionConfig}, ready: make(chan struct{})}, nil
 }
-
-func (c APIServerConfig) url() string { return LocalURL(c.BindAddress, c.Port) }
 
 // LocalURL is how this process reaches an apiserver bound to address and port.
 func LocalURL(bind netip.Addr, port uint16) string {
@@ -291,13 +290,20 @@ func (a *APIServer) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.self = server.GenericAPIServer.LoopbackClientConfig
 	a.run.Run(prepared.Run)
 	return nil
 }
 
-// Ready waits for /readyz, which covers every post-start hook.
+// Ready waits for /readyz, which covers every post-start hook. The user's arguments may
+// keep it from those that nobody knows.
 func (a *APIServer) Ready(ctx context.Context) error {
-	if err := probe.Wait(ctx, a.config.url()+"/readyz", a.config.PKI.ServerCA().Cert); err != nil {
+	client, err := rest.HTTPClientFor(a.self)
+	if err != nil {
+		return err
+	}
+	defer client.CloseIdleConnections()
+	if err := probe.WaitWith(ctx, client, a.self.Host+"/readyz"); err != nil {
 		return err
 	}
 	close(a.ready)

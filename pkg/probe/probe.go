@@ -39,7 +39,16 @@ func WaitFor(ctx context.Context, url, caFile string, check func(body string) er
 		roots.AppendCertsFromPEM(bundle)
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	}
-	client := &http.Client{Transport: transport, Timeout: requestTimeout}
+	return wait(ctx, &http.Client{Transport: transport}, url, check)
+}
+
+// WaitWith is Wait with a client of the caller's, for an endpoint that answers those
+// only whom it knows.
+func WaitWith(ctx context.Context, client *http.Client, url string) error {
+	return wait(ctx, client, url, func(string) error { return nil })
+}
+
+func wait(ctx context.Context, client *http.Client, url string, check func(body string) error) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	var last error
@@ -64,6 +73,8 @@ func WaitFor(ctx context.Context, url, caFile string, check func(body string) er
 }
 
 func get(ctx context.Context, client *http.Client, url string) (body string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return "", err

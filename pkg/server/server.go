@@ -15,6 +15,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -404,7 +405,10 @@ func (s *Server) manifestVariables() (map[string]string, error) {
 	for i, address := range s.config.Network.ClusterDNS {
 		dns[i] = fmt.Sprintf("%q", address)
 	}
+	issuer, client := s.identityProvider()
 	return map[string]string{
+		"OIDC_ISSUER_URL":  strconv.Quote(issuer),
+		"OIDC_CLIENT_ID":   strconv.Quote(client),
 		"CLUSTER_DNS":      s.config.Network.ClusterDNS[0].String(),
 		"CLUSTER_DNS_LIST": strings.Join(dns, ", "),
 		"CLUSTER_DOMAIN":   s.config.Network.ClusterDomain,
@@ -412,6 +416,20 @@ func (s *Server) manifestVariables() (map[string]string, error) {
 		"DATA_DIR":         s.config.Paths.DataDir,
 		"SERVER_CA":        base64.StdEncoding.EncodeToString(trust),
 	}, nil
+}
+
+// identityProvider is the OpenID Connect provider that the user's arguments name to
+// the apiserver, which the dashboard can send people to.
+func (s *Server) identityProvider() (issuer, client string) {
+	for _, arg := range s.config.ControlPlane.APIServerArgs {
+		switch arg.Name {
+		case "oidc-issuer-url":
+			issuer = arg.Value
+		case "oidc-client-id":
+			client = arg.Value
+		}
+	}
+	return issuer, client
 }
 
 func (s *Server) dir() datadir.Dir {

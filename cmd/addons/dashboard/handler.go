@@ -43,11 +43,13 @@ type upstream struct {
 type handler struct {
 	page     http.Handler
 	upstream *upstream
+	provider *provider // nil: none
+	fetcher  *fetcher
 	api      *httputil.ReverseProxy
 }
 
-func newHandler(page http.Handler, u *upstream) http.Handler {
-	h := &handler{page: page, upstream: u}
+func newHandler(page http.Handler, u *upstream, p *provider, f *fetcher) http.Handler {
+	h := &handler{page: page, upstream: u, provider: p, fetcher: f}
 	h.api = &httputil.ReverseProxy{
 		Rewrite:        func(r *httputil.ProxyRequest) { u.rewrite(r) },
 		ModifyResponse: modifyResponse,
@@ -74,7 +76,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	first, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	switch first {
-	case "session", "api", "apis", "openapi", "version", "stream":
+	case "session", "oidc", "fetch", "api", "apis", "openapi", "version", "stream":
 	default:
 		h.page.ServeHTTP(w, r)
 		return
@@ -85,11 +87,16 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusForbidden, "the request comes from another site's page")
 		return
 	}
-	if r.URL.Path == "/session" {
+	switch r.URL.Path {
+	case "/session":
 		h.serveSession(w, r)
-		return
+	case "/oidc":
+		h.serveProvider(w, r)
+	case "/fetch":
+		h.serveFetch(w, r)
+	default:
+		h.serveAPI(w, r)
 	}
-	h.serveAPI(w, r)
 }
 
 // serveAPI passes a request on to the API server, as the user.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
@@ -62,12 +63,23 @@ func TestTarget(t *testing.T) {
 
 const good = "good.token.value"
 
+// with is what a dashboard may have besides.
+type with struct {
+	provider *provider
+	fetch    []netip.Prefix
+	accepts  func(token string) bool // what the API server knows; default: good
+}
+
 // serve makes a dashboard before an API server that says what it was asked.
-func serve(t *testing.T) (*httptest.Server, chan *http.Request) {
+func serve(t *testing.T, w with) (*httptest.Server, chan *http.Request) {
 	t.Helper()
+	accepts := func(token string) bool { return token == good }
+	if w.accepts != nil {
+		accepts = w.accepts
+	}
 	asked := make(chan *http.Request, 10)
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Authorization") != "Bearer "+good {
+		if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); !ok || !accepts(token) {
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
@@ -96,7 +108,7 @@ func serve(t *testing.T) (*httptest.Server, chan *http.Request) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(newHandler(p, &upstream{server: u, transport: http.DefaultTransport}))
+	server := httptest.NewServer(newHandler(p, &upstream{server: u, transport: http.DefaultTransport}, w.provider, newFetcher(w.fetch)))
 	t.Cleanup(server.Close)
 	return server, asked
 }
@@ -130,7 +142,7 @@ func do(t *testing.T, method, url, body string, header ...string) (answer, strin
 }
 
 func TestAPI(t *testing.T) {
-	server, asked := serve(t)
+	server, asked := serve(t, with{})
 	response, body := do(t, "POST", server.URL+"/session", `{"token":"`+good+`","secure":true}`, "Content-Type: application/json")
 	if response.code != http.StatusOK {
 		t.Fatalf("the login: %d %s", response.code, body)
@@ -200,7 +212,7 @@ func TestAPI(t *testing.T) {
 }
 
 func TestPage(t *testing.T) {
-	server, _ := serve(t)
+	server, _ := serve(t, with{})
 	for path, want := range map[string]int{"/": 200, "/index.html": 200, "/assets/a-1.js": 200, "/assets/missing.js": 404, "/../secret": 404, "/page.go": 404} {
 		for _, encoding := range []string{"gzip", "identity"} {
 			response, body := do(t, "GET", server.URL+path, "", "Accept-Encoding: "+encoding)

@@ -38,6 +38,9 @@ type options struct {
 	apiServer    string
 	authority    string
 	certificates string
+	settings     string
+	issuer       string
+	clientID     string
 }
 
 // Main is the dashboard add-on's program.
@@ -48,6 +51,9 @@ func Main() {
 	f.StringVar(&o.apiServer, "api-server", inCluster(), "`URL` of the API server")
 	f.StringVar(&o.authority, "ca-file", "/etc/kubernetes/ca.crt", "`file` with the CA of the API server")
 	f.StringVar(&o.certificates, "certificates", "/certs", "`directory` that may hold tls.crt and tls.key to serve with")
+	f.StringVar(&o.settings, "settings", "/settings", "`directory` that may hold an administrator's settings")
+	f.StringVar(&o.issuer, "oidc-issuer-url", os.Getenv("OIDC_ISSUER_URL"), "`URL` of the identity provider that the API server knows")
+	f.StringVar(&o.clientID, "oidc-client-id", os.Getenv("OIDC_CLIENT_ID"), "`name` of the cluster there")
 	_ = f.Parse(os.Args[1:]) // exits by itself
 
 	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
@@ -87,9 +93,17 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	provider, err := settings(o.settings).provider(o.issuer, o.clientID)
+	if err != nil {
+		return err
+	}
+	networks, err := settings(o.settings).networks()
+	if err != nil {
+		return err
+	}
 	server := &http.Server{
 		Addr:              o.listen,
-		Handler:           newHandler(p, upstream),
+		Handler:           newHandler(p, upstream, provider, newFetcher(networks)),
 		TLSConfig:         &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12},
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -31,9 +32,25 @@ type session struct {
 	User    string     `json:"user"`
 	Groups  []string   `json:"groups,omitempty"`
 	Expires *time.Time `json:"expires,omitempty"`
+	// Certificates says when those of the API server end, as far as anybody sees them.
+	Certificates *certificates `json:"certificates,omitempty"`
 	// CSRF is what requests that change something, and websockets, have to show: only
 	// a page of the same origin can have read it.
 	CSRF string `json:"csrf"`
+}
+
+type certificates struct {
+	APIServer time.Time `json:"apiServer"`
+	Authority time.Time `json:"authority"`
+}
+
+// certificatesOf reads those of a connection.
+func certificatesOf(connection *tls.ConnectionState) *certificates {
+	if connection == nil || len(connection.VerifiedChains) == 0 {
+		return nil
+	}
+	chain := connection.VerifiedChains[0]
+	return &certificates{APIServer: chain[0].NotAfter, Authority: chain[len(chain)-1].NotAfter}
 }
 
 var errRefused = errors.New("the API server does not know this token: it is wrong or has expired")
@@ -97,18 +114,20 @@ func (h *handler) serveSession(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	switch r.Method {
 	case http.MethodPost:
-		// Of other sites' pages none can send this type without being asked first.
-		if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
-			fail(w, http.StatusUnsupportedMediaType, "log in with JSON")
-			return
-		}
 		var login struct {
 			Token  string `json:"token"`
+			Code   string `json:"code"` // of an identity provider, in place of a token
+			State  string `json:"state"`
 			Secure bool   `json:"secure"` // the browser came by HTTPS
 		}
-		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxLogin)).Decode(&login); err != nil {
-			fail(w, http.StatusBadRequest, "the login is not understood")
+		if !readLogin(w, r, &login) {
 			return
+		}
+		if login.Code != "" {
+			var ok bool
+			if login.Token, ok = h.exchange(w, r, login.Code, login.State); !ok {
+				return
+			}
 		}
 		login.Token = strings.TrimSpace(login.Token)
 		if err := checkToken(login.Token); err != nil {
@@ -147,6 +166,20 @@ func (h *handler) serveSession(w http.ResponseWriter, r *http.Request) {
 	default:
 		fail(w, http.StatusMethodNotAllowed, "a session knows POST, GET and DELETE")
 	}
+}
+
+// readLogin reads what a page sends before anybody is logged in, or answers why not.
+func readLogin(w http.ResponseWriter, r *http.Request, into any) bool {
+	// Of other sites' pages none can send this type without being asked first.
+	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
+		fail(w, http.StatusUnsupportedMediaType, "log in with JSON")
+		return false
+	}
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxLogin)).Decode(into); err != nil {
+		fail(w, http.StatusBadRequest, "the login is not understood")
+		return false
+	}
+	return true
 }
 
 // forget has the browser drop the session.
@@ -208,5 +241,5 @@ func (u *upstream) whoAmI(ctx context.Context, token string) (session, error) {
 		return session{}, fmt.Errorf("who the token belongs to: %w", err)
 	}
 	user := review.Status.UserInfo
-	return session{User: user.Username, Groups: user.Groups, Expires: expiry(token), CSRF: csrf(token)}, nil
+	return session{User: user.Username, Groups: user.Groups, Expires: expiry(token), Certificates: certificatesOf(response.TLS), CSRF: csrf(token)}, nil
 }

@@ -28,6 +28,8 @@ export interface Session {
   user: string;
   groups?: string[];
   expires?: string;
+  /** When the certificates of the cluster end that everybody can see. */
+  certificates?: { apiServer?: string; authority?: string };
   csrf: string;
 }
 
@@ -76,11 +78,27 @@ async function request(url: URL, init: RequestInit): Promise<Response> {
   return response;
 }
 
-export async function logIn(token: string): Promise<Session> {
-  const body = JSON.stringify({ token, secure: location.protocol === "https:" });
-  const response = await request(address("session"), { method: "POST", body, headers: { "Content-Type": "application/json" } });
-  return (await response.json()) as Session;
+async function send<T>(path: string, body: unknown): Promise<T> {
+  const response = await request(address(path), { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" } });
+  return (await response.json()) as T;
 }
+
+const secure = location.protocol === "https:";
+
+/** logIn begins a session with a token. */
+export const logIn = (token: string) => send<Session>("session", { token, secure });
+
+/** logInWithCode begins one with what an identity provider has sent the browser back with. */
+export const logInWithCode = (code: string, state: string) => send<Session>("session", { code, state, secure });
+
+/** provider is the identity provider that the cluster knows, or nothing. */
+export async function provider(): Promise<string> {
+  const response = await request(address("oidc"), {});
+  return ((await response.json()) as { issuer: string }).issuer;
+}
+
+/** toProvider has the identity provider send the browser back here; it returns where to go. */
+export const toProvider = async () => (await send<{ url: string }>("oidc", { redirect: here.href, secure })).url;
 
 /** current tells who is logged in, or null. */
 export async function current(): Promise<Session | null> {

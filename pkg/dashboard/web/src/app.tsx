@@ -1,7 +1,7 @@
 import { Alert, AppShell, Burger, Button, Center, Group, Loader, Menu, NavLink, ScrollArea, Select, Text, UnstyledButton, useComputedColorScheme, useMantineColorScheme } from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
 import { Suspense, lazy, useCallback, useEffect, useMemo, useState } from "react";
-import { Client, current, logIn, type ApiError, type Session } from "./api";
+import { Client, current, logIn, logInWithCode, type ApiError, type Session } from "./api";
 import { ClusterContext, useCluster, type Cluster } from "./context";
 import { discover, keyOf, menu, type Resource } from "./discovery";
 import { useItems } from "./live";
@@ -9,7 +9,7 @@ import { ListPage } from "./pages/list";
 import { Login } from "./pages/login";
 import { Overview } from "./pages/overview";
 import { Wait, Wrong } from "./parts/basics";
-import { change, go, to, toList, useRoute } from "./route";
+import { change, go, takePlace, to, toList, useRoute } from "./route";
 import { names, useText, type Language } from "./text";
 
 const ObjectPage = lazy(() => import("./pages/object"));
@@ -27,6 +27,7 @@ export function App(props: Props) {
   const [session, setSession] = useState<Session | null>();
   const [hadSession, setHadSession] = useState(false);
   const [error, setError] = useState<ApiError | null>(null);
+  const [refused, setRefused] = useState("");
 
   const start = useCallback(async () => {
     setError(null);
@@ -39,6 +40,20 @@ export function App(props: Props) {
         return;
       } catch {
         // it has ended: ask for another
+      }
+    }
+    // An identity provider sends the browser back with a code, or with what went wrong.
+    const answer = new URLSearchParams(location.search);
+    const state = answer.get("state");
+    if (state) {
+      history.replaceState(null, "", location.pathname + takePlace());
+      const code = answer.get("code");
+      try {
+        if (!code) throw new Error(answer.get("error_description") ?? answer.get("error") ?? "");
+        setSession(await logInWithCode(code, state));
+        return;
+      } catch (e) {
+        setRefused((e as Error).message);
       }
     }
     try {
@@ -77,7 +92,7 @@ export function App(props: Props) {
       </Center>
     );
   }
-  if (!session || !client) return <Login expired={hadSession} enter={setSession} {...props} />;
+  if (!session || !client) return <Login expired={hadSession} refused={refused} enter={setSession} {...props} />;
   return <Inside key={session.csrf} client={client} {...props} />;
 }
 

@@ -70,6 +70,9 @@ export function pathOf(r: Pick<Resource, "group" | "version" | "plural" | "names
   return name ? `${path}/${encodeURIComponent(name)}` : path;
 }
 
+/** named selects an object by its name; those of roles may hold anything. */
+export const named = (name: string, field = "metadata.name") => `${field}=${name.replace(/[\\,=]/g, "\\$&")}`;
+
 /** find finds the resource of an apiVersion and a kind. */
 export function find(all: Resource[], apiVersion: string, kind: string): Resource | undefined {
   const [group] = apiVersion.includes("/") ? apiVersion.split("/") : [""];

@@ -50,6 +50,6 @@ export function healthOf(word: string): Health {
     return /^(Complete|Completed|Succeeded)$/i.test(word) ? "over" : "good";
   }
   if (/^(Pending|ContainerCreating|PodInitializing|Terminating|Init:\d+\/\d+|Released|Suspended|Progressing|SchedulingGated)$/i.test(word) || /SchedulingDisabled/.test(word)) return "busy";
-  if (/(Error|Warning|Fail|CrashLoop|BackOff|Evicted|OOM|NotReady|Lost|Invalid|Unhealthy|Unknown)/i.test(word)) return "bad";
+  if (/(^Err|:Err|Error|Warning|Fail|CrashLoop|BackOff|Evicted|OOM|NotReady|Lost|Invalid|Unhealthy|Unknown)/i.test(word)) return "bad";
   return "unknown";
 }

@@ -58,3 +58,17 @@ export function toObject(r: { group: string; plural: string }, namespace: string
 export function toList(r: { group: string; plural: string }, query: Record<string, string | undefined> = {}): string {
   return to(["list", r.group || "core", r.plural], query);
 }
+
+const placeKey = "kedge-place";
+
+/** keepPlace remembers where the page is while an identity provider's is shown. */
+export function keepPlace(): void {
+  sessionStorage.setItem(placeKey, location.hash);
+}
+
+/** takePlace is what keepPlace has kept. */
+export function takePlace(): string {
+  const place = sessionStorage.getItem(placeKey) ?? "";
+  sessionStorage.removeItem(placeKey);
+  return place;
+}

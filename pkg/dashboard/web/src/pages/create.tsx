@@ -1,6 +1,6 @@
-import { Alert, Button, Checkbox, FileButton, Group, NumberInput, Stack, Tabs, Text, TextInput, Title, useComputedColorScheme } from "@mantine/core";
+import { Alert, Button, Checkbox, FileButton, Group, Modal, NumberInput, Stack, Tabs, Text, TextInput, Title, useComputedColorScheme } from "@mantine/core";
 import { useState } from "react";
-import type { Any, Item } from "../api";
+import type { Any, Client, Item } from "../api";
 import { useCluster } from "../context";
 import { find, pathOf } from "../discovery";
 import { Reference } from "../parts/basics";
@@ -85,6 +85,7 @@ function FromYAML({ namespace, text, setText }: { namespace: string; text: strin
         <Button size="xs" loading={busy} disabled={!text.trim()} onClick={() => void apply(false)}>{t.createPage.apply}</Button>
         <Button size="xs" variant="default" disabled={!text.trim() || busy} onClick={() => void apply(true)}>{t.createPage.check}</Button>
         <FileButton accept=".yaml,.yml,.json" onChange={(file) => void file?.text().then(setText)}>{(props) => <Button size="xs" variant="default" {...props}>{t.createPage.from}</Button>}</FileButton>
+        <FromAddress client={client} show={setText} />
       </Group>
       {error && <Alert color="red" role="alert" style={{ whiteSpace: "pre-wrap" }}>{error}</Alert>}
       {checked > 0 && <Alert color="green">{t.createPage.checked(checked)}</Alert>}
@@ -94,7 +95,45 @@ function FromYAML({ namespace, text, setText }: { namespace: string; text: strin
         </Alert>
       )}
       <Code value={text} change={setText} dark={dark} label={t.editor.label} />
+      <Text size="xs" c="dimmed">{t.editor.help}</Text>
     </Stack>
+  );
+}
+
+/** FromAddress has the dashboard's server fetch a file: the page itself may ask no other host. */
+function FromAddress({ client, show }: { client: Client; show: (text: string) => void }) {
+  const t = useText();
+  const [open, setOpen] = useState(false);
+  const [url, setURL] = useState("");
+  const [error, setError] = useState("");
+  const [busy, setBusy] = useState(false);
+  const fetchIt = async () => {
+    setBusy(true);
+    setError("");
+    try {
+      show(await (await client.send("POST", "fetch", { url: url.trim() }, { accept: "text/plain" })).text());
+      setOpen(false);
+    } catch (e) {
+      setError((e as Error).message);
+    }
+    setBusy(false);
+  };
+  return (
+    <>
+      <Button size="xs" variant="default" onClick={() => setOpen(true)}>{t.createPage.fromAddress}</Button>
+      <Modal opened={open} onClose={() => setOpen(false)} title={t.createPage.fromAddress} closeButtonProps={{ "aria-label": t.close }}>
+        <form onSubmit={(e) => { e.preventDefault(); void fetchIt(); }}>
+          <Stack>
+            <TextInput type="url" required data-autofocus label={t.createPage.address} description={t.createPage.addressHelp} placeholder="https://…" value={url} onChange={(e) => setURL(e.currentTarget.value)} />
+            {error && <Alert color="red" role="alert" style={{ overflowWrap: "anywhere" }}>{error}</Alert>}
+            <Group justify="end">
+              <Button variant="default" onClick={() => setOpen(false)}>{t.cancel}</Button>
+              <Button type="submit" loading={busy} disabled={!url.trim()}>{t.createPage.fetch}</Button>
+            </Group>
+          </Stack>
+        </form>
+      </Modal>
+    </>
   );
 }
 

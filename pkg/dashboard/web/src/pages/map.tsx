@@ -38,6 +38,7 @@ function Drawing({ namespace }: { namespace: string }) {
   const deployments = useItems(client, `${apps}/deployments`).items;
   const sets = useItems(client, `${apps}/statefulsets`).items;
   const daemons = useItems(client, `${apps}/daemonsets`).items;
+  const jobs = useItems(client, `/apis/batch/v1/namespaces/${namespace}/jobs`).items;
   const replicaSets = useItems(client, `${apps}/replicasets`).items;
   const nodes = useItems(client, "/api/v1/nodes").items;
   const pods = livePods.items;
@@ -55,12 +56,13 @@ function Drawing({ namespace }: { namespace: string }) {
       put(4, `node/${name}`, name, toObject({ group: "", plural: "nodes" }, undefined, name), item ? health({ group: "", kind: "Node" }, item) : "unknown");
     };
     const owners = new Map<string, { id: string; kind: string; group: string; plural: string; item: Item }>();
-    const add = (items: Item[], kind: string, plural: string) => {
-      for (const item of items) owners.set(item.metadata.uid, { id: `${plural}/${item.metadata.name}`, kind, group: "apps", plural, item });
+    const add = (items: Item[], kind: string, plural: string, group = "apps") => {
+      for (const item of items) owners.set(item.metadata.uid, { id: `${plural}/${item.metadata.name}`, kind, group, plural, item });
     };
     add(deployments, "Deployment", "deployments");
     add(sets, "StatefulSet", "statefulsets");
     add(daemons, "DaemonSet", "daemonsets");
+    add(jobs, "Job", "jobs", "batch");
     const deploymentOf = new Map(replicaSets.map((rs) => [rs.metadata.uid, rs.metadata.ownerReferences?.[0]?.uid]));
     const sortedPods = [...pods].sort((a, b) => a.metadata.name.localeCompare(b.metadata.name));
 
@@ -74,7 +76,7 @@ function Drawing({ namespace }: { namespace: string }) {
       const owner = pod.metadata.ownerReferences?.[0];
       const workload = owner && owners.get(deploymentOf.get(owner.uid) ?? owner.uid);
       if (workload) {
-        put(2, workload.id, workload.item.metadata.name, toObject(workload, namespace, workload.item.metadata.name), health({ group: "apps", kind: workload.kind }, workload.item));
+        put(2, workload.id, workload.item.metadata.name, toObject(workload, namespace, workload.item.metadata.name), health(workload, workload.item));
         line(workload.id, id);
       }
       if (pod.spec?.nodeName) {
@@ -83,7 +85,7 @@ function Drawing({ namespace }: { namespace: string }) {
       }
       for (const service of services) if (fits(service, pod)) line(`service/${service.metadata.name}`, workload ? workload.id : id);
     }
-    for (const w of owners.values()) put(2, w.id, w.item.metadata.name, toObject(w, namespace, w.item.metadata.name), health({ group: "apps", kind: w.kind }, w.item));
+    for (const w of owners.values()) put(2, w.id, w.item.metadata.name, toObject(w, namespace, w.item.metadata.name), health(w, w.item));
     for (const service of services) {
       const serving = pods.filter((p) => fits(service, p));
       const good = serving.some((p) => health({ group: "", kind: "Pod" }, p) === "good");
@@ -97,7 +99,7 @@ function Drawing({ namespace }: { namespace: string }) {
       for (const b of backends) if (boxes.has(`service/${b}`)) line(id, `service/${b}`);
     }
     return { boxes: [...boxes.values()], lines: [...lines] };
-  }, [ingresses, services, pods, deployments, sets, daemons, replicaSets, nodes, namespace]);
+  }, [ingresses, services, pods, deployments, sets, daemons, jobs, replicaSets, nodes, namespace]);
 
   const titles = [t.mapping.ingress, t.mapping.service, t.mapping.workload, t.mapping.pod, t.mapping.node];
   const tallest = Math.max(1, ...titles.map((_, c) => boxes.filter((b) => b.column === c).length));
@@ -130,13 +132,14 @@ function Drawing({ namespace }: { namespace: string }) {
             })}
             {boxes.map((b) => {
               const { x, y } = at(b);
-              const label = b.label.length > 24 ? `${b.label.slice(0, 11)}…${b.label.slice(-11)}` : b.label;
               return (
                 <a key={b.id} href={b.href} aria-label={`${titles[b.column]} ${b.label}: ${b.health}`}>
                   <title>{b.label}</title>
                   <rect x={x} y={y} width={size.width} height={size.height} rx={7} stroke={`var(--mantine-color-${colorOf[b.health]}-6)`} />
                   <circle cx={x + 14} cy={y + size.height / 2} r={5} fill={`var(--mantine-color-${colorOf[b.health]}-6)`} />
-                  <text x={x + 26} y={y + size.height / 2 + 4}>{label}</text>
+                  <foreignObject x={x + 26} y={y} width={size.width - 34} height={size.height}>
+                    <div className="label"><span>{b.label.slice(0, -9)}</span><span>{b.label.slice(-9)}</span></div>
+                  </foreignObject>
                 </a>
               );
             })}

@@ -1,7 +1,7 @@
 import { Alert, Badge, Group, Stack, Tabs, Text, Title } from "@mantine/core";
 import { Suspense, lazy } from "react";
 import { useCluster } from "../context";
-import { pathOf, type Resource } from "../discovery";
+import { named, pathOf, type Resource } from "../discovery";
 import { useItems } from "../live";
 import { Actions } from "../parts/actions";
 import { State, Wait, Wrong } from "../parts/basics";
@@ -21,7 +21,7 @@ export default function ObjectPage({ resource, namespace, name }: { resource: Re
   const t = useText();
   const { client } = useCluster();
   const { query } = useRoute();
-  const live = useItems(client, pathOf(resource, namespace), { fieldSelector: `metadata.name=${name}` });
+  const live = useItems(client, pathOf(resource, namespace), { fieldSelector: named(name) });
   const item = live.items[0];
   if (!item) {
     if (live.loading) return <Wait />;

@@ -2,8 +2,8 @@ import { Group, Paper, Progress, SimpleGrid, Stack, Text, Title } from "@mantine
 import { useEffect, useState, type ReactNode } from "react";
 import type { Any, Item } from "../api";
 import { useCluster } from "../context";
-import { bytes, colorOf, cores, healthOf, quantity, type Health } from "../format";
-import { useItems, usePolled } from "../live";
+import { age, bytes, colorOf, cores, healthOf, quantity, type Health } from "../format";
+import { useItems, useNow, usePolled } from "../live";
 import { Box, Reference, State } from "../parts/basics";
 import { EventTable, whenOf } from "../parts/events";
 import { health, podStatus, statusOf } from "../status";
@@ -27,6 +27,9 @@ export function Overview() {
   const warnings = useItems(client, `/api/v1${within}/events`, { fieldSelector: "type=Warning" });
   const addonKind = resources.find((r) => r.plural === "addons" && r.group === "kedge.io");
   const addons = useItems(client, addonKind ? `/apis/${addonKind.group}/${addonKind.version}/addons` : null);
+  const snapshotKind = resources.find((r) => r.plural === "snapshots" && r.group === "kedge.io");
+  const snapshots = useItems(client, snapshotKind ? `/apis/${snapshotKind.group}/${snapshotKind.version}/snapshots` : null);
+  const now = useNow(30_000);
   const usage = usePolled<{ items: Any[] }>(client, "/apis/metrics.k8s.io/v1beta1/nodes", 15_000);
   const [version, setVersion] = useState("");
   useEffect(() => {
@@ -51,6 +54,9 @@ export function Overview() {
   ];
   const unwell = workloads.filter(([kind, item]) => health({ group: "apps", kind }, item) !== "good");
   const badPods = pods.items.filter((p) => healthOf(podStatus(p)) === "bad");
+  const created = (s: Item): string => s.status?.creationTime ?? "";
+  const snapshot = snapshots.items.filter((s) => s.status?.readyToUse && created(s)).sort((a, b) => created(b).localeCompare(created(a)))[0];
+  const { expires, certificates } = client.session;
   const recent = [...warnings.items].sort((a, b) => whenOf(b).localeCompare(whenOf(a))).slice(0, 15);
 
   return (
@@ -84,34 +90,54 @@ export function Overview() {
         </Tile>
       </SimpleGrid>
       <SimpleGrid cols={{ base: 1, lg: 2 }}>
-        <Box title={t.home.workloads}>
-          {unwell.length + badPods.length === 0 ? (
-            <Text size="sm" c="dimmed">{workloads.length ? t.home.allWell : t.object.none}</Text>
-          ) : (
-            <Stack gap={6}>
-              {unwell.map(([kind, item]) => (
-                <Line key={item.metadata.uid} apiVersion="apps/v1" kind={kind} item={item} word={statusOf({ group: "apps", kind }, item)} />
-              ))}
-              {badPods.slice(0, 20).map((p) => (
-                <Line key={p.metadata.uid} apiVersion="v1" kind="Pod" item={p} word={podStatus(p)} />
-              ))}
-            </Stack>
-          )}
-        </Box>
-        {addonKind && !addons.error && (
-          <Box title={t.home.addons}>
-            <Group gap={8}>
-              {[...addons.items].sort((a, b) => a.metadata.name.localeCompare(b.metadata.name)).map((a) => (
-                <Reference key={a.metadata.uid} apiVersion={`${addonKind.group}/${addonKind.version}`} kind={addonKind.kind} name={a.metadata.name} namespace={a.metadata.namespace} short />
-              ))}
-            </Group>
+        <Stack>
+          <Box title={t.home.workloads}>
+            {unwell.length + badPods.length === 0 ? (
+              <Text size="sm" c="dimmed">{workloads.length ? t.home.allWell : t.object.none}</Text>
+            ) : (
+              <Stack gap={6}>
+                {unwell.map(([kind, item]) => (
+                  <Line key={item.metadata.uid} apiVersion="apps/v1" kind={kind} item={item} word={statusOf({ group: "apps", kind }, item)} />
+                ))}
+                {badPods.slice(0, 20).map((p) => (
+                  <Line key={p.metadata.uid} apiVersion="v1" kind="Pod" item={p} word={podStatus(p)} />
+                ))}
+              </Stack>
+            )}
           </Box>
-        )}
+          {addonKind && !addons.error && (
+            <Box title={t.home.addons}>
+              <Group gap={8}>
+                {[...addons.items].sort((a, b) => a.metadata.name.localeCompare(b.metadata.name)).map((a) => (
+                  <Reference key={a.metadata.uid} apiVersion={`${addonKind.group}/${addonKind.version}`} kind={addonKind.kind} name={a.metadata.name} namespace={a.metadata.namespace} short />
+                ))}
+              </Group>
+            </Box>
+          )}
+        </Stack>
+        <Box title={t.home.cluster}>
+          <dl className="facts">
+            {snapshotKind && !snapshots.error && (
+              <>
+                <dt>{t.home.snapshot}</dt>
+                <dd>
+                  {snapshot ? (
+                    <>
+                      {t.home.ago(age(created(snapshot), now))} <Reference apiVersion={`${snapshotKind.group}/${snapshotKind.version}`} kind={snapshotKind.kind} name={snapshot.metadata.name} short />
+                    </>
+                  ) : snapshots.loading ? "…" : t.home.noSnapshot}
+                </dd>
+              </>
+            )}
+            <End label={t.home.apiServer} at={certificates?.apiServer} now={now} />
+            <End label={t.home.authority} at={certificates?.authority} now={now} />
+            <dt>{t.home.user}</dt>
+            <dd>{client.session.user}</dd>
+            <End label={t.home.certificate} at={expires} now={now} token />
+          </dl>
+        </Box>
       </SimpleGrid>
       <Box title={t.home.warnings}>{recent.length ? <EventTable events={recent} objects /> : <Text size="sm" c="dimmed">{warnings.error?.message ?? t.home.noWarnings}</Text>}</Box>
-      <Text size="xs" c="dimmed">
-        {t.home.user} {client.session.user}{client.session.expires && `. ${t.home.certificate}: ${new Date(client.session.expires).toLocaleString()}`}
-      </Text>
     </Stack>
   );
 }
@@ -120,6 +146,19 @@ function groupBy(words: string[]): Map<string, number> {
   const counts = new Map<string, number>();
   for (const word of words) counts.set(word, (counts.get(word) ?? 0) + 1);
   return counts;
+}
+
+/** End is when something ends, in red when that is soon. Kedge renews certificates a month before. */
+function End({ label, at, now, token }: { label: string; at?: string; now: number; token?: boolean }) {
+  const t = useText();
+  if (!at) return null;
+  const soon = !token && Date.parse(at) - now < 14 * 86_400_000;
+  return (
+    <>
+      <dt>{label}</dt>
+      <dd>{token ? new Date(at).toLocaleString() : `${t.home.inDays(Math.floor((Date.parse(at) - now) / 86_400_000))} (${at.slice(0, 10)})`} {soon && <State word="Warning" />}</dd>
+    </>
+  );
 }
 
 function Tile({ label, href, problem, children }: { label: string; href?: string; problem?: string; children: ReactNode }) {

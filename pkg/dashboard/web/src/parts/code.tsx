@@ -3,9 +3,17 @@ import { yaml } from "@codemirror/lang-yaml";
 import { MergeView } from "@codemirror/merge";
 import { oneDark } from "@codemirror/theme-one-dark";
 import { EditorView, basicSetup } from "codemirror";
-import { useEffect, useRef } from "react";
+import { useEffect, useMemo, useRef } from "react";
+import { useCluster } from "../context";
+import { useText } from "../text";
+import { assist } from "./assist";
 
-const look = (dark: boolean) => [basicSetup, yaml(), EditorView.lineWrapping, EditorView.contentAttributes.of({ tabindex: "0" }), ...(dark ? [oneDark] : [])];
+// One Dark's own grounds leave it a little too faint to be read by everybody.
+const ground = EditorView.theme(
+  { "&": { backgroundColor: "#14171a" }, ".cm-gutters": { backgroundColor: "#14171a", color: "#abb2bf" }, ".cm-activeLine, .cm-activeLineGutter": { backgroundColor: "#1a1e22" } },
+  { dark: true },
+);
+const look = (dark: boolean) => [basicSetup, yaml(), EditorView.lineWrapping, EditorView.contentAttributes.of({ tabindex: "0" }), ...(dark ? [ground, oneDark] : [])];
 const readOnlyText = EditorView.editable.of(false);
 
 interface CodeProps {
@@ -17,6 +25,9 @@ interface CodeProps {
 }
 
 export function Code({ value, change, dark, label, readOnly }: CodeProps) {
+  const { client, resources } = useCluster();
+  const words = useText().editor;
+  const help = useMemo(() => (readOnly ? [] : assist(client, resources, words)), [readOnly, client, resources, words]);
   const box = useRef<HTMLDivElement>(null);
   const view = useRef<EditorView>(null);
   const changed = useRef(change);
@@ -30,12 +41,13 @@ export function Code({ value, change, dark, label, readOnly }: CodeProps) {
       extensions: [
         ...look(dark),
         readOnly ? readOnlyText : [],
+        help,
         EditorView.contentAttributes.of({ "aria-label": label }),
         EditorView.updateListener.of((u) => u.docChanged && changed.current(u.state.doc.toString())),
       ],
     });
     return () => view.current?.destroy();
-  }, [dark, label, readOnly]);
+  }, [dark, label, readOnly, help]);
   useEffect(() => {
     const v = view.current;
     if (v && v.state.doc.toString() !== value) v.dispatch({ changes: { from: 0, to: v.state.doc.length, insert: value } });

@@ -112,6 +112,7 @@ export default function Editor({ resource, item }: { resource: Resource; item: I
         </Alert>
       )}
       {conflict ? <Diff was={toYAML(item)} willBe={text} dark={dark} labels={[t.editor.was, t.editor.willBe]} /> : review ? <Diff was={review.was} willBe={review.willBe} dark={dark} labels={[t.editor.was, t.editor.willBe]} /> : <Code value={text} change={setText} dark={dark} label={t.editor.label} readOnly={may === false} />}
+      {may !== false && !conflict && !review && <Text size="xs" c="dimmed" mt="xs">{t.editor.help}</Text>}
     </>
   );
 }

@@ -28,7 +28,7 @@ export function EventTable({ events, objects }: { events: Item[]; objects?: bool
   const now = useNow(10_000);
   const sorted = [...events].sort((a, b) => whenOf(b).localeCompare(whenOf(a)));
   return (
-    <div className="scroll">
+    <div className="scroll" tabIndex={0}>
       <table className="plain">
         <thead>
           <tr>

@@ -34,7 +34,8 @@ export function Properties({ resource, item }: { resource: Resource; item: Item 
       {resource.group === "rbac.authorization.k8s.io" && <Access item={item} />}
       {Array.isArray(conditions) && conditions.length > 0 && <Conditions of={conditions} />}
       {selector && <Pods namespace={selector.all ? undefined : metadata.namespace} query={selector.query} />}
-      {resource.group === "apps" && resource.kind === "Deployment" && <History deployment={item} />}
+      {resource.group === "apps" && resource.kind === "Deployment" && <DeploymentHistory resource={resource} deployment={item} />}
+      {resource.group === "apps" && (resource.kind === "StatefulSet" || resource.kind === "DaemonSet") && <SetHistory resource={resource} set={item} />}
       {resource.group === "batch" && resource.kind === "CronJob" && <Owned kind="Job" of={item} path={`/apis/batch/v1/namespaces/${metadata.namespace}/jobs`} apiVersion="batch/v1" />}
       {resource.group === "helm.cattle.io" && resource.kind === "HelmChart" && <Releases chart={item} />}
     </Stack>
@@ -228,7 +229,7 @@ function Pods({ namespace, query }: { namespace?: string; query: Record<string, 
   return (
     <Box title={`${t.object.pods} (${items.length})`}>
       {items.length > 0 && (
-        <div className="scroll">
+        <div className="scroll" tabIndex={0}>
           <table className="plain">
             <thead>
               <tr><th>{t.fields.name}</th><th>{t.fields.status}</th><th>{t.fields.restarts}</th><th>{t.fields.node}</th><th>{t.columns.Age}</th></tr>
@@ -255,7 +256,7 @@ function Owned({ kind, of, path, apiVersion }: { kind: string; of: Item; path: s
   const { client } = useCluster();
   const now = useNow(10_000);
   const { items } = useItems(client, path);
-  const own = items.filter((i) => i.metadata.ownerReferences?.some((o) => o.uid === of.metadata.uid));
+  const own = items.filter(ownedBy(of));
   return (
     <Box title={`${kind} (${own.length})`}>
       <Stack gap={4}>
@@ -362,7 +363,7 @@ function Access({ item }: { item: Item }) {
       )}
       {item.rules && (
         <Box title={t.object.rules}>
-          <div className="scroll">
+          <div className="scroll" tabIndex={0}>
             <table className="plain">
               <tbody>
                 {item.rules.map((r: Any, i: number) => (
@@ -389,7 +390,7 @@ function Conditions({ of }: { of: Any[] }) {
   const now = useNow(10_000);
   return (
     <Box title={t.object.conditions}>
-      <div className="scroll">
+      <div className="scroll" tabIndex={0}>
         <table className="plain">
           <tbody>
             {of.map((c) => {
@@ -410,34 +411,69 @@ function Conditions({ of }: { of: Any[] }) {
   );
 }
 
-/** History shows a Deployment's revisions, each with the way back to it. */
-function History({ deployment }: { deployment: Item }) {
+/** Revision is one of a workload's, and what goes back to it. */
+interface Revision {
+  number: number;
+  of: Item;
+  template: Any;
+  pods?: number;
+  undo: () => Promise<unknown>;
+}
+
+const ownedBy = (owner: Item) => (item: Item) => item.metadata.ownerReferences?.some((o) => o.uid === owner.metadata.uid) ?? false;
+
+/** DeploymentHistory: a ReplicaSet keeps each revision of a Deployment. */
+function DeploymentHistory({ resource, deployment }: { resource: Resource; deployment: Item }) {
+  const { client } = useCluster();
+  const { namespace, name } = deployment.metadata;
+  const { items } = useItems(client, `/apis/apps/v1/namespaces/${namespace}/replicasets`);
+  const revisions = items.filter(ownedBy(deployment)).map((of): Revision => ({
+    number: Number(of.metadata.annotations?.["deployment.kubernetes.io/revision"] ?? 0),
+    of,
+    template: of.spec?.template,
+    pods: of.status?.replicas ?? 0,
+    undo: () => {
+      const template = structuredClone(of.spec.template);
+      delete template.metadata?.labels?.["pod-template-hash"];
+      return client.send("PATCH", pathOf(resource, namespace, name), [{ op: "replace", path: "/spec/template", value: template }], { type: "application/json-patch+json" });
+    },
+  }));
+  return <History resource={resource} item={deployment} revisions={revisions} />;
+}
+
+/** SetHistory: a ControllerRevision keeps each of a StatefulSet or DaemonSet, as the patch that leads back to it. */
+function SetHistory({ resource, set }: { resource: Resource; set: Item }) {
+  const { client } = useCluster();
+  const { namespace, name } = set.metadata;
+  const { items } = useItems(client, `/apis/apps/v1/namespaces/${namespace}/controllerrevisions`);
+  const revisions = items.filter(ownedBy(set)).map((of): Revision => ({
+    number: Number(of.revision),
+    of,
+    template: of.data?.spec?.template,
+    undo: () => client.send("PATCH", pathOf(resource, namespace, name), of.data, { type: "application/strategic-merge-patch+json" }),
+  }));
+  return <History resource={resource} item={set} revisions={revisions} />;
+}
+
+/** History shows a workload's revisions, each with the way back to it. */
+function History({ resource, item, revisions }: { resource: Resource; item: Item; revisions: Revision[] }) {
   const t = useText();
   const now = useNow(10_000);
-  const { client, resources } = useCluster();
-  const { namespace, name, uid } = deployment.metadata;
-  const { items } = useItems(client, `/apis/apps/v1/namespaces/${namespace}/replicasets`);
-  const revision = (rs: Item) => Number(rs.metadata.annotations?.["deployment.kubernetes.io/revision"] ?? 0);
-  const own = items.filter((rs) => rs.metadata.ownerReferences?.some((o) => o.uid === uid)).sort((a, b) => revision(b) - revision(a));
-  const resource = resources.find((r) => r.group === "apps" && r.kind === "Deployment");
-  const undo = (rs: Item) => {
-    const template = structuredClone(rs.spec.template);
-    delete template.metadata?.labels?.["pod-template-hash"];
-    return client.send("PATCH", pathOf(resource!, namespace, name), [{ op: "replace", path: "/spec/template", value: template }], { type: "application/json-patch+json" });
-  };
+  const { namespace, name } = item.metadata;
+  const deed = { verb: "patch", group: resource.group, resource: resource.plural, namespace, name };
   return (
     <Box title={t.object.history}>
-      <div className="scroll">
+      <div className="scroll" tabIndex={0}>
         <table className="plain">
           <tbody>
-            {own.map((rs, i) => (
-              <tr key={rs.metadata.uid}>
-                <td>{t.fields.revision} {revision(rs)}</td>
-                <td>{images(rs.spec?.template)}</td>
-                <td>{rs.metadata.annotations?.["kubernetes.io/change-cause"]}</td>
-                <td>{rs.status?.replicas ?? 0} {t.fields.replicas}</td>
-                <td>{age(rs.metadata.creationTimestamp, now)}</td>
-                <td>{i > 0 && <ActionButton label={t.action.undo} deed={{ verb: "patch", group: "apps", resource: "deployments", namespace, name }} run={() => undo(rs)} />}</td>
+            {[...revisions].sort((a, b) => b.number - a.number).map((r, i) => (
+              <tr key={r.of.metadata.uid}>
+                <td>{t.fields.revision} {r.number}</td>
+                <td>{images(r.template)}</td>
+                <td>{r.of.metadata.annotations?.["kubernetes.io/change-cause"]}</td>
+                <td>{r.pods !== undefined && `${r.pods} ${t.fields.replicas}`}</td>
+                <td>{age(r.of.metadata.creationTimestamp, now)}</td>
+                <td>{i > 0 && <ActionButton label={t.action.undo} deed={deed} run={r.undo} />}</td>
               </tr>
             ))}
           </tbody>
